@@ -1,0 +1,26 @@
+//! Compiles proto/ without an installed protoc; one file per feature, so that the shim builds no gRPC code.
+
+use std::{env, error::Error, path::Path};
+
+/// (feature, file below proto/, whether it has gRPC services)
+const PROTOS: [(&str, &str, bool); 4] = [
+    ("CRI", "cri/v1/api.proto", true),
+    ("MERIDIAN", "meridian/v1/meridian.proto", true),
+    ("PEER", "peer/v1/peer.proto", false),
+    ("SHIM", "shim/v1/shim.proto", false),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    for (feature, file, services) in PROTOS {
+        if env::var_os(format!("CARGO_FEATURE_{feature}")).is_some() {
+            let descriptors = protox::compile([root.join(file)], [&root])?;
+            tonic_prost_build::configure()
+                .build_client(services)
+                .build_server(services)
+                .compile_fds(descriptors)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Placeholder: see ARCHITECTURE.md; replaced by the crate's first commit.
