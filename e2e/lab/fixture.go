@@ -1,0 +1,262 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"meridian.dev/e2e/census"
+	"meridian.dev/e2e/client"
+	"meridian.dev/e2e/node"
+)
+
+var (
+	registry string
+	shared   *node.Node
+	// baseline is what the world held before the first node was started.
+	baseline census.Census
+)
+
+// inside starts the registry and one node, runs the tests, and at the end wants the world as it was before the node.
+func inside(m *testing.M) (code int, err error) {
+	if listing() {
+		return m.Run(), nil
+	}
+	if registry, err = hack("registry", "start", "lab-"+Name()); err != nil {
+		return 1, err
+	}
+	defer func() {
+		_, stop := hack("registry", "stop", "lab-"+Name())
+		err = errors.Join(err, stop)
+	}()
+	if shared, err = NewNode("t", node.Options{}); err != nil {
+		return 1, err
+	}
+	if err = shared.Start(context.Background()); err != nil {
+		return 1, err
+	}
+	code = m.Run()
+	if code != 0 {
+		keep := filepath.Join(os.TempDir(), "meridian-"+Name()+".log")
+		if text, readError := os.ReadFile(shared.Log); readError == nil && os.WriteFile(keep, text, 0o600) == nil {
+			fmt.Fprintln(os.Stderr, "lab: the node's log is in", keep)
+		}
+	}
+	return code, errors.Join(shared.Stop(), os.RemoveAll(shared.Dir))
+}
+
+func hack(script string, arguments ...string) (string, error) {
+	command := exec.Command(filepath.Join(node.Top(), "hack", script), arguments...)
+	command.Stderr = os.Stderr
+	output, err := command.Output()
+	if err != nil {
+		return "", fmt.Errorf("hack/%s %s: %w", script, strings.Join(arguments, " "), err)
+	}
+	return strings.TrimSpace(string(output)), nil
+}
+
+// NewNode prepares a node of this world. Its directory lies on the disk, where overlay upper layers work.
+func NewNode(suffix string, options node.Options) (*node.Node, error) {
+	directory, err := os.MkdirTemp("", "meridian-"+Name()+"-")
+	if err != nil {
+		return nil, err
+	}
+	options.Name, options.Dir = Name()+suffix, directory
+	return node.New(options)
+}
+
+// Node is the daemon that all tests of a package share.
+func Node() *node.Node { return shared }
+
+// Reference is how an image of hack/images is called in this world's registry.
+func Reference(image string) string { return registry + "/meridian/" + image }
+
+// Registry is the address of this world's registry.
+func Registry() string { return registry }
+
+// Context lasts as long as a test may.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Image pulls one of hack/images, once, and returns its id.
+func Image(t testing.TB, image string) string {
+	t.Helper()
+	id, err := shared.Pull(Context(t), Reference(image))
+	if err != nil {
+		t.Fatalf("pull %s: %v", image, err)
+	}
+	return id
+}
+
+// Clean takes a census now, and another after the test and its clean-ups: they must be equal. Call it first.
+func Clean(t testing.TB, n *node.Node) {
+	t.Helper()
+	pid, before := n.Pid(), census.Take(n.Scope())
+	t.Cleanup(func() {
+		scope := n.Scope()
+		if n.Pid() != pid { // restarted: its descriptors and process id are new
+			scope.Daemon, pid = 0, 0
+			before = without(before, "descriptor ")
+		}
+		diff := census.Settle(before, scope, 5*time.Second)
+		if pid == 0 {
+			diff = exceptDaemon(diff)
+		}
+		if len(diff) > 0 {
+			t.Errorf("left behind (+) or lost (-):\n  %s", strings.Join(diff, "\n  "))
+		}
+	})
+}
+
+func without(all census.Census, prefix string) census.Census {
+	kept := census.Census{}
+	for line, count := range all {
+		if !strings.HasPrefix(line, prefix) {
+			kept[line] = count
+		}
+	}
+	return kept
+}
+
+func exceptDaemon(diff []string) []string {
+	var kept []string
+	for _, line := range diff {
+		if !strings.Contains(line, " process ") || !strings.Contains(line, "/meridiand --config") {
+			kept = append(kept, line)
+		}
+	}
+	return kept
+}
+
+// Pod is a sandbox of a test, removed when the test ends.
+type Pod struct {
+	ID     string
+	Config *runtimeapi.PodSandboxConfig
+
+	t    testing.TB
+	node *node.Node
+}
+
+// RunPod runs a sandbox on the shared node.
+func RunPod(t testing.TB, options ...func(*runtimeapi.PodSandboxConfig)) *Pod {
+	t.Helper()
+	return RunPodOn(t, shared, options...)
+}
+
+// RunPodOn runs a sandbox on a node.
+func RunPodOn(t testing.TB, n *node.Node, options ...func(*runtimeapi.PodSandboxConfig)) *Pod {
+	t.Helper()
+	config := client.Pod("pod-"+client.Unique()[:5], t.TempDir(), options...)
+	id, err := n.RunPodSandbox(Context(t), config, "")
+	if err != nil {
+		t.Fatalf("RunPodSandbox: %v", err)
+	}
+	pod := &Pod{ID: id, Config: config, t: t, node: n}
+	t.Cleanup(pod.Remove)
+	return pod
+}
+
+// Remove stops and removes the sandbox; it may be called more than once.
+func (p *Pod) Remove() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if p.node.Client == nil {
+		p.t.Errorf("pod %s: its node is down", p.ID)
+		return
+	}
+	if err := errors.Join(p.node.StopPodSandbox(ctx, p.ID), p.node.RemovePodSandbox(ctx, p.ID)); err != nil {
+		p.t.Errorf("remove pod %s: %v", p.ID, err)
+	}
+}
+
+// Container is a container of a test's pod.
+type Container struct {
+	ID     string
+	Config *runtimeapi.ContainerConfig
+	Pod    *Pod
+}
+
+// Create makes a container that runs a shell command line from the busybox image.
+func (p *Pod) Create(name, script string, options ...func(*runtimeapi.ContainerConfig)) *Container {
+	p.t.Helper()
+	config := client.Container(p.Config, name, Image(p.t, "clockwork:1"), []string{"/bin/sh", "-c", script}, options...)
+	id, err := p.node.CreateContainer(Context(p.t), p.ID, config, p.Config)
+	if err != nil {
+		p.t.Fatalf("CreateContainer %s: %v", name, err)
+	}
+	return &Container{ID: id, Config: config, Pod: p}
+}
+
+// Run makes a container and starts it.
+func (p *Pod) Run(name, script string, options ...func(*runtimeapi.ContainerConfig)) *Container {
+	p.t.Helper()
+	return p.Create(name, script, options...).Start()
+}
+
+// Start starts the container.
+func (c *Container) Start() *Container {
+	c.Pod.t.Helper()
+	if err := c.Pod.node.StartContainer(Context(c.Pod.t), c.ID); err != nil {
+		c.Pod.t.Fatalf("StartContainer %s: %v", c.Config.Metadata.Name, err)
+	}
+	return c
+}
+
+// Stop stops the container within a grace period in seconds.
+func (c *Container) Stop(grace int64) {
+	c.Pod.t.Helper()
+	if err := c.Pod.node.StopContainer(Context(c.Pod.t), c.ID, grace); err != nil {
+		c.Pod.t.Fatalf("StopContainer %s: %v", c.Config.Metadata.Name, err)
+	}
+}
+
+// Status is the container's ContainerStatus.
+func (c *Container) Status() *runtimeapi.ContainerStatus {
+	c.Pod.t.Helper()
+	response, err := c.Pod.node.ContainerStatus(Context(c.Pod.t), c.ID, false)
+	if err != nil {
+		c.Pod.t.Fatalf("ContainerStatus %s: %v", c.Config.Metadata.Name, err)
+	}
+	return response.Status
+}
+
+// Wait waits until the container has exited.
+func (c *Container) Wait() *runtimeapi.ContainerStatus {
+	c.Pod.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		status := c.Status()
+		if status.State == runtimeapi.ContainerState_CONTAINER_EXITED {
+			return status
+		}
+		if time.Now().After(deadline) {
+			c.Pod.t.Fatalf("container %s is still %s", c.Config.Metadata.Name, status.State)
+		}
+	}
+}
+
+// Sh runs a shell command line in the container and returns its standard output without the last line feed.
+func (c *Container) Sh(script string) string {
+	c.Pod.t.Helper()
+	stdout, stderr, err := c.Pod.node.ExecSync(Context(c.Pod.t), c.ID, []string{"/bin/sh", "-c", script}, 20*time.Second)
+	if err != nil {
+		c.Pod.t.Fatalf("exec %q: %v: %s%s", script, err, stdout, stderr)
+	}
+	return strings.TrimRight(string(stdout), "\n")
+}
+
+// LogPath is where the kubelet would look for the container's log.
+func (c *Container) LogPath() string {
+	return filepath.Join(c.Pod.Config.LogDirectory, c.Config.LogPath)
+}

@@ -1,0 +1,166 @@
+// Package lab gives a test binary a world of its own: mount, network, pid, ipc and uts namespaces made for it alone.
+//
+//	go test ──> stage "outside": same process, starts itself again in new namespaces, waits, removes cgroups
+//	              └──> stage "init":  PID 1; lo up, /proc, tmpfs on /run, mounts shared; reaps orphans
+//	                     └──> stage "inside": the tests, the registry and the nodes
+//
+// So nothing a test does reaches the machine, the tests of several checkouts run side by side, whatever a crashed test
+// left is killed with PID 1, and a census (package census) sees only what the node under test made.
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"meridian.dev/e2e/client"
+)
+
+const (
+	stage = "MERIDIAN_LAB_STAGE"
+	name  = "MERIDIAN_LAB_NAME"
+)
+
+// Main runs a package's tests inside a world of their own. Call it from TestMain.
+func Main(m *testing.M) {
+	var code int
+	var err error
+	switch os.Getenv(stage) {
+	case "":
+		code, err = outside()
+	case "init":
+		code, err = initialise()
+	default:
+		code, err = inside(m)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// Name tells this world from any other on the machine; it is part of the names of nodes and cgroups.
+func Name() string { return os.Getenv(name) }
+
+func outside() (int, error) {
+	runtime.LockOSThread() // Pdeathsig is about the thread that started the child
+	if os.Getuid() != 0 {
+		return 1, errors.New("needs root: pods need namespaces, mounts and cgroups")
+	}
+	word := client.Unique()[:6]
+	self := exec.Command("/proc/self/exe", os.Args[1:]...)
+	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
+	self.Env = append(os.Environ(), stage+"=init", name+"="+word)
+	self.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	code, err := exitCode(self.Run())
+	removeCgroups(word)
+	return code, err
+}
+
+// initialise is PID 1 of the world.
+func initialise() (int, error) {
+	if err := errors.Join(mounts(), loopbackUp()); err != nil {
+		return 1, err
+	}
+	self := exec.Command("/proc/self/exe", os.Args[1:]...)
+	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
+	self.Env = append(os.Environ(), stage+"=inside")
+	if err := self.Start(); err != nil {
+		return 1, err
+	}
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return 1, fmt.Errorf("wait: %w", err)
+		case pid == self.Process.Pid && status.Signaled():
+			return 128 + int(status.Signal()), nil
+		case pid == self.Process.Pid:
+			return status.ExitStatus(), nil
+		}
+	}
+}
+
+// mounts cuts the world off from the machine's mounts and makes it a peer group of its own, as systemd makes "/".
+func mounts() error {
+	steps := []struct {
+		source, target, kind string
+		flags                uintptr
+	}{
+		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE},
+		{"", "/", "", unix.MS_REC | unix.MS_SHARED},
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV},
+	}
+	for _, step := range steps {
+		if err := unix.Mount(step.source, step.target, step.kind, step.flags, ""); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", step.kind, step.target, err)
+		}
+	}
+	return nil
+}
+
+func loopbackUp() error {
+	if output, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip link set lo up: %w: %s", err, output)
+	}
+	if _, err := net.InterfaceByName("lo"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// removeCgroups removes what a killed world left; in a good run there is nothing. Deepest first.
+func removeCgroups(word string) {
+	var found []string
+	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
+		roots, _ := filepath.Glob(pattern + "/meridian-" + word + "*")
+		for _, root := range roots {
+			_ = filepath.WalkDir(root, func(path string, entry os.DirEntry, err error) error {
+				if err == nil && entry.IsDir() {
+					found = append(found, path)
+				}
+				return nil
+			})
+		}
+	}
+	for i := len(found) - 1; i >= 0; i-- {
+		_ = unix.Rmdir(found[i])
+	}
+}
+
+func exitCode(err error) (int, error) {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			return 128 + int(status.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
+
+// listing reports whether go test was only asked which tests there are.
+func listing() bool {
+	for _, argument := range os.Args[1:] {
+		if strings.HasPrefix(argument, "-test.list") {
+			return true
+		}
+	}
+	return false
+}
