@@ -1,1 +1,158 @@
-//! Placeholder: see ARCHITECTURE.md; replaced by the crate's first commit.
+//! The embedded pod network: a bridge per node, a veth pair and two addresses per pod. No plugin, no process.
+//!
+//! ```text
+//!   pod's network namespace              the node's network namespace
+//!  ┌───────────────────────┐
+//!  │ lo   eth0 10.88.0.2   │── veth0a580002 ─┐
+//!  │           fd00:88::2  │                 │   meridian0 10.88.0.1 ── forwarding, masquerade ── uplink
+//!  └───────────────────────┘                 ├──           fd00:88::1
+//!  ┌───────────────────────┐                 │
+//!  │ lo   eth0 10.88.0.3   │── veth0a580003 ─┘
+//!  └───────────────────────┘
+//! ```
+//!
+//! [`Network::start`] makes or adopts the bridge, the sysctls and one nftables table. A pod takes three calls:
+//! [`Network::allocate`] hands out a [`Lease`], [`Network::attach`] builds the pair and configures the inside, and
+//! [`Network::release`] gives the addresses back. Who keeps a lease across a daemon restart says so with
+//! [`Network::adopt`]; this crate stores nothing.
+//!
+//! Everything of a pod follows from its IPv4 address: its IPv6 address (same offset in the subnet), its MAC and the
+//! name of its veth on the node. The kernel's link table is therefore the record of which addresses are still in
+//! use: a veth lives exactly as long as the namespace its peer is in, so an address whose veth exists is never
+//! handed out, whoever released it and however the daemon died. Nobody deletes a veth: RTM_DELLINK waits 26 ms for
+//! RCU under the lock that all links share, while dropping the namespace lets the kernel destroy many at once.
+//!
+//! All calls block, for a millisecond at most but for an exhausted subnet (see [`Network::allocate`]).
+//!
+//! This crate must not: start a process per pod, enter a namespace with a thread that lives on, write outside the
+//! network namespace it was started in and those it is given, touch tables or links of others.
+
+mod attach;
+mod bridge;
+mod config;
+mod forward;
+mod host;
+mod lease;
+mod netlink;
+mod subnet;
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use attach::{AttachError, Attachment, INTERFACE};
+pub use bridge::BridgeError;
+pub use config::NetworkConfig;
+pub use forward::ForwardError;
+pub use host::host_addresses;
+pub use lease::{AdoptError, AllocateError, Lease, Mac};
+pub use subnet::{BridgeName, InvalidBridgeName, InvalidSubnet, Subnet4, Subnet6};
+
+use bridge::Bridge;
+use lease::Leases;
+use netlink::Rtnetlink;
+
+/// Why the pod network could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configured MTU is no MTU of an Ethernet bridge.
+    #[error("mtu {mtu} is out of range: {least} to 65535 with the configured subnets")]
+    Mtu {
+        /// As configured.
+        mtu: u32,
+        /// 1280 with IPv6 (RFC 8200 section 5), else 68 (RFC 791).
+        least: u32,
+    },
+    /// The bridge could not be claimed, made or configured.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
+    /// The node could not be made to forward and masquerade.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+/// The pod network of this node. Clones share it; the last one to go releases the bridge for another daemon, and
+/// leaves bridge, table and pods as they are.
+#[derive(Debug, Clone)]
+pub struct Network(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    config: NetworkConfig,
+    bridge: Bridge,
+    host: Mutex<Rtnetlink>,
+    leases: Mutex<Leases>,
+}
+
+impl Network {
+    /// Makes what is missing of bridge, addresses, sysctls and nftables table, in the network namespace of the
+    /// calling thread. May be repeated.
+    ///
+    /// # Errors
+    /// See [`StartError`]; the bridge may have been made already.
+    pub fn start(config: &NetworkConfig) -> Result<Self, StartError> {
+        let least = if config.subnet6.is_some() { 1280 } else { 68 };
+        if !(least..=65535).contains(&config.mtu) {
+            return Err(StartError::Mtu { mtu: config.mtu, least });
+        }
+        let (bridge, host) = Bridge::ensure(config)?;
+        forward::enable(config)?;
+        Ok(Self(Arc::new(Shared {
+            leases: Mutex::new(Leases::new(config.subnet4, config.subnet6)),
+            config: config.clone(),
+            bridge,
+            host: Mutex::new(host),
+        })))
+    }
+
+    /// Reserves the addresses of a new pod: the next in the subnet that neither a lease nor a veth holds, so that an
+    /// address rests for as long as the subnet allows.
+    ///
+    /// When every address is held, and some only by a namespace that the kernel is still destroying (40 ms), waits
+    /// up to half a second for one.
+    ///
+    /// # Errors
+    /// [`AllocateError::Exhausted`], or netlink failed.
+    pub fn allocate(&self) -> Result<Lease, AllocateError> {
+        lease::allocate(&self.0.leases, |name| self.host().link_index(name).map(|index| index.is_some()))
+    }
+
+    /// Reserves the addresses of a pod that this daemon's predecessor attached.
+    ///
+    /// # Errors
+    /// The lease is outside the configured subnets, or adopted already. The pod keeps its addresses either way.
+    pub fn adopt(&self, lease: &Lease) -> Result<(), AdoptError> {
+        lock(&self.0.leases).adopt(lease)
+    }
+
+    /// Gives the addresses back. They are not handed out before the pod's namespace is gone; nothing waits for it.
+    /// Unknown leases are ignored.
+    pub fn release(&self, lease: &Lease) {
+        lock(&self.0.leases).release(lease);
+    }
+
+    /// Connects `netns`, a new network namespace, with the bridge: lo up; eth0 with the lease's addresses, up, and
+    /// default routes over the bridge.
+    ///
+    /// # Errors
+    /// See [`AttachError`]. What was made goes with the namespace: drop it.
+    pub fn attach(&self, lease: &Lease, netns: BorrowedFd<'_>) -> Result<Attachment, AttachError> {
+        attach::veth(&mut self.host(), &self.0.config, self.0.bridge.index(), lease, netns)?;
+        attach::inside(&self.0.config, lease, netns)?;
+        Ok(self.attachment(lease))
+    }
+
+    /// What [`Network::attach`] answers for this lease.
+    #[must_use]
+    pub fn attachment(&self, lease: &Lease) -> Attachment {
+        Attachment::new(&self.0.config, lease)
+    }
+
+    fn host(&self) -> MutexGuard<'_, Rtnetlink> {
+        lock(&self.0.host)
+    }
+}
+
+/// Nothing here panics while it holds a lock half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,129 @@
+//! Makes the node a router for its pods: forwarding sysctls and one nftables table, `meridian_<bridge>`.
+//!
+//! The table is replaced in one transaction at every start, so that a changed configuration leaves no old rule. Pods
+//! add nothing to it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::config::NetworkConfig;
+
+/// Why the node does not forward for pods.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// A sysctl could not be read or written.
+    #[error("set {path} to {value}")]
+    Sysctl {
+        /// Below /proc/sys.
+        path: PathBuf,
+        /// What it should be.
+        value: &'static str,
+        /// From the kernel.
+        #[source]
+        source: io::Error,
+    },
+    /// The command could not be run.
+    #[error("run nft: install nftables, or set network.masquerade to false")]
+    Nft {
+        /// From the kernel.
+        #[source]
+        source: io::Error,
+    },
+    /// The rules were refused.
+    #[error("nft refused table {table}: {message}")]
+    Refused {
+        /// Family and name.
+        table: String,
+        /// nft's own words.
+        message: String,
+    },
+}
+
+pub(crate) fn enable(config: &NetworkConfig) -> Result<(), ForwardError> {
+    sysctl("net/ipv4/ip_forward", "1")?;
+    if config.subnet6.is_some() {
+        keep_router_advertisements();
+        sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    if config.masquerade { load(config) } else { Ok(()) }
+}
+
+/// Writes only what differs: where /proc/sys is read-only, the right value is enough.
+fn sysctl(name: &str, value: &'static str) -> Result<(), ForwardError> {
+    let path = Path::new("/proc/sys").join(name);
+    let written = fs::read_to_string(&path).and_then(|now| match now.trim() {
+        now if now == value => Ok(()),
+        _ => fs::write(&path, value),
+    });
+    written.map_err(|source| ForwardError::Sysctl { path, value, source })
+}
+
+/// A node that forwards ignores router advertisements and would lose its own default route, unless accept_ra is 2:
+/// kernel, networking/ip-sysctl, accept_ra. Best effort, as links come and go.
+fn keep_router_advertisements() {
+    let Ok(links) = fs::read_dir("/proc/sys/net/ipv6/conf") else { return };
+    for link in links.flatten() {
+        let path = link.path().join("accept_ra");
+        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+            let _ = fs::write(path, "2");
+        }
+    }
+}
+
+fn load(config: &NetworkConfig) -> Result<(), ForwardError> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| ForwardError::Nft { source })?;
+    let written = nft.stdin.take().expect("stdin is a pipe").write_all(rules(config).as_bytes());
+    let output = nft.wait_with_output().map_err(|source| ForwardError::Nft { source })?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(ForwardError::Refused { table: table(config), message });
+    }
+    written.map_err(|source| ForwardError::Nft { source })
+}
+
+fn table(config: &NetworkConfig) -> String {
+    format!("inet meridian_{}", config.bridge)
+}
+
+/// Masquerades what leaves the bridge's subnet by another link; multicast keeps its source.
+fn rules(config: &NetworkConfig) -> String {
+    let (table, bridge, v4) = (table(config), &config.bridge, config.subnet4);
+    let v6 = config.subnet6.map_or_else(String::new, |v6| {
+        format!("    ip6 saddr {v6} ip6 daddr != {{ {v6}, ff00::/8 }} oifname != \"{bridge}\" masquerade\n")
+    });
+    format!(
+        "table {table}\n\
+         delete table {table}\n\
+         table {table} {{\n  \
+         chain postrouting {{\n    \
+         type nat hook postrouting priority srcnat; policy accept;\n    \
+         ip saddr {v4} ip daddr != {{ {v4}, 224.0.0.0/4 }} oifname != \"{bridge}\" masquerade\n\
+         {v6}  \
+         }}\n\
+         }}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_belongs_to_the_bridge() {
+        let mut config = NetworkConfig { bridge: "br-a".parse().unwrap(), ..NetworkConfig::default() };
+        let text = rules(&config);
+        assert!(text.starts_with("table inet meridian_br-a\ndelete table inet meridian_br-a\n"), "{text}");
+        assert!(text.contains("ip saddr 10.88.0.0/16 ip daddr != { 10.88.0.0/16, 224.0.0.0/4 }"), "{text}");
+        assert!(text.contains("ip6 saddr fd00:88::/64"), "{text}");
+        config.subnet6 = None;
+        assert!(!rules(&config).contains("ip6"));
+    }
+}
