@@ -3,11 +3,13 @@
 //! A thread may enter a network namespace alone (sockets it makes there stay there); user, time and mount
 //! namespaces forbid it, which is why the other kinds are the shim's business.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::thread;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
 use crate::namespace::{Kind, setns};
-use crate::{Errno, Result};
+use crate::{Errno, Result, check};
 
 /// Runs `work` in a new OS thread that has entered `netns`, and waits for it. Blocks the caller: call it where
 /// blocking is fine.
@@ -23,4 +25,19 @@ pub fn run<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> R
         let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, inside);
         thread.map_err(|e| crate::errno_of(&e))?.join().unwrap_or(Err(Errno::NOTRECOVERABLE))
     })
+}
+
+/// Sets the loopback interface of the caller's network namespace up.
+///
+/// # References
+/// `SIOCSIFFLAGS` in netdevice(7).
+pub fn bring_up_loopback() -> Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: an all-zero ifreq is valid: an empty name and a union of plain integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l'.cast_signed(), b'o'.cast_signed()]);
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(i16::MAX);
+    // SAFETY: a live socket and a request that the kernel only reads.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into())?;
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The calling process itself: its last moments before execve, and its place among others.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{DumpableBehavior, Pid, set_child_subreaper, set_dumpable_behavior, setsid};
 
@@ -72,7 +72,7 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
 }
 
 /// Puts a descriptor at number 0, 1 or 2, there open over execve.
-pub fn place(fd: impl std::os::fd::AsFd, stream: Stream) -> Result<()> {
+pub fn place(fd: impl AsFd, stream: Stream) -> Result<()> {
     match stream {
         Stream::In => rustix::stdio::dup2_stdin(fd),
         Stream::Out => rustix::stdio::dup2_stdout(fd),
@@ -95,15 +95,14 @@ pub enum Stream {
 ///
 /// # Errors
 /// `EBADF` when nothing is open there.
-pub fn inherited(number: RawFd) -> Result<std::os::fd::OwnedFd> {
-    use std::os::fd::{BorrowedFd, FromRawFd};
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
     if number < 3 {
         return Err(Errno::BADF);
     }
     // SAFETY: borrowed for one call only, which reports a closed number as EBADF.
     rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(number) }, rustix::io::FdFlags::CLOEXEC)?;
     // SAFETY: it is open; by this function's contract it was left to us and is taken once.
-    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Sets resource limit number `resource` (`RLIMIT_*`).
@@ -116,4 +115,27 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     // SAFETY: a live structure to read, and no old value asked for.
     check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) })?;
     Ok(())
+}
+
+/// Closes every descriptor from 3 on that is not in `keep`: what a child must not hold of its siblings.
+///
+/// Owners of the closed ones must never be dropped in this process; a forked child that ends by execve or
+/// [`exit_now`] drops none.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3) {
+        close_range(first, fd.wrapping_sub(1))?;
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: by the contract of the only caller nobody uses these descriptors any more.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
