@@ -27,7 +27,7 @@ var (
 
 // inside starts the registry and one node, runs the tests, and at the end wants the world as it was before the node.
 func inside(m *testing.M) (code int, err error) {
-	if listing() {
+	if Listing() {
 		return m.Run(), nil
 	}
 	if registry, err = hack("registry", "start", "lab-"+Name()); err != nil {

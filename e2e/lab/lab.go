@@ -1,8 +1,8 @@
-// Package lab gives a test binary a world of its own: mount, network, pid, ipc and uts namespaces made for it alone.
+// Package lab gives a program a world of its own: mount, network, pid, ipc and uts namespaces made for it alone.
 //
-//	go test ──> stage "outside": same process, starts itself again in new namespaces, waits, removes cgroups
-//	              └──> stage "init":  PID 1; lo up, /proc, tmpfs on /run, mounts shared; reaps orphans
-//	                     └──> stage "inside": the tests, the registry and the nodes
+//	go test, demo ──> stage "outside": same process, starts itself again in new namespaces, waits, removes cgroups
+//	                    └──> stage "init":  PID 1; lo up, /proc, tmpfs on /run, mounts shared; reaps orphans
+//	                           └──> stage "inside": the tests, the registry and the nodes
 //
 // So nothing a test does reaches the machine, the tests of several checkouts run side by side, whatever a crashed test
 // left is killed with PID 1, and a census (package census) sees only what the node under test made.
@@ -30,8 +30,11 @@ const (
 	name  = "MERIDIAN_LAB_NAME"
 )
 
-// Main runs a package's tests inside a world of their own. Call it from TestMain.
-func Main(m *testing.M) {
+// Main runs a package's tests inside a world of their own, with a registry and one node. Call it from TestMain.
+func Main(m *testing.M) { Run(func() (int, error) { return inside(m) }) }
+
+// Run runs body inside a world of its own and ends the program with body's exit code.
+func Run(body func() (int, error)) {
 	var code int
 	var err error
 	switch os.Getenv(stage) {
@@ -40,7 +43,7 @@ func Main(m *testing.M) {
 	case "init":
 		code, err = initialise()
 	default:
-		code, err = inside(m)
+		code, err = body()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
@@ -155,8 +158,8 @@ func exitCode(err error) (int, error) {
 	return 0, err
 }
 
-// listing reports whether go test was only asked which tests there are.
-func listing() bool {
+// Listing reports whether go test was only asked which tests there are.
+func Listing() bool {
 	for _, argument := range os.Args[1:] {
 		if strings.HasPrefix(argument, "-test.list") {
 			return true

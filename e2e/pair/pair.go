@@ -1,0 +1,274 @@
+// Package pair runs two nodes that can move pods to each other, inside a world of package lab:
+//
+//	world:  registry on 198.18.0.1, bridge "fabric"
+//	          ├── node a: own network and mount namespaces, 198.18.0.11
+//	          └── node b: the same, 198.18.0.12, and a time namespace: its clocks run Ahead of a's
+//
+// Each trusts the other by certificates of one authority, made by `meridian certs init`.
+package pair
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"meridian.dev/e2e/lab"
+	"meridian.dev/e2e/node"
+)
+
+// Ahead is how far node b's MONOTONIC and BOOTTIME run ahead of node a's.
+const Ahead = 5_000_000 * time.Second
+
+const (
+	gateway = "198.18.0.1"
+	port    = 7070
+)
+
+// Pair is two running nodes and what they share.
+type Pair struct {
+	// A and B are the nodes.
+	A, B *Node
+	// Registry is the address of the registry that both reach.
+	Registry string
+
+	directory string
+}
+
+// Node is one of the two.
+type Node struct {
+	*node.Node
+	// Peer is the address at which the other daemon reaches this one.
+	Peer string
+	// Namespace is the name of its network namespace.
+	Namespace string
+}
+
+// Options change the nodes.
+type Options struct {
+	// Environment is added to both daemons'.
+	Environment []string
+	// Only names the node ("a" or "b") that gets Environment; empty means both.
+	Only string
+	// Level is the daemons' log level; empty means debug.
+	Level string
+}
+
+// Start makes the fabric, the registry and both nodes. Call Stop even after an error.
+func Start(ctx context.Context, options Options) (*Pair, error) {
+	directory, err := os.MkdirTemp("", "meridian-"+lab.Name()+"-pair-")
+	if err != nil {
+		return nil, err
+	}
+	p := &Pair{directory: directory}
+	return p, p.start(ctx, options)
+}
+
+func (p *Pair) start(ctx context.Context, options Options) error {
+	steps := []func() error{
+		fabric,
+		p.startRegistry,
+		p.certificates,
+		func() (err error) { p.A, err = p.node("a", 11, 96, options); return },
+		func() (err error) { p.B, err = p.node("b", 12, 97, options); return },
+		func() error { return p.A.Start(ctx) },
+		func() error { return p.B.Start(ctx) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop ends everything and removes its files.
+func (p *Pair) Stop() error {
+	if p == nil {
+		return nil
+	}
+	var errs []error
+	for _, n := range []*Node{p.A, p.B} {
+		if n == nil {
+			continue
+		}
+		if n.Client != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			errs = append(errs, n.Purge(ctx))
+			cancel()
+		}
+		errs = append(errs, n.Node.Stop(), ip("netns", "del", n.Namespace), os.RemoveAll(n.Dir))
+	}
+	if p.Registry != "" {
+		errs = append(errs, registry("stop"))
+	}
+	return errors.Join(append(errs, ip("link", "del", "fabric"), os.RemoveAll(p.directory))...)
+}
+
+// Other is the node that n is not.
+func (p *Pair) Other(n *Node) *Node {
+	if n == p.A {
+		return p.B
+	}
+	return p.A
+}
+
+// Reference is how an image of hack/images is called in the pair's registry.
+func (p *Pair) Reference(image string) string { return p.Registry + "/meridian/" + image }
+
+func fabric() error {
+	return errors.Join(
+		ip("link", "add", "fabric", "type", "bridge"),
+		ip("addr", "add", gateway+"/24", "dev", "fabric"),
+		ip("link", "set", "fabric", "up"))
+}
+
+func (p *Pair) startRegistry() error {
+	address, err := registryOutput("start")
+	p.Registry = address
+	return err
+}
+
+func (p *Pair) certificates() error {
+	output, err := exec.Command(node.Binary("meridian"), "certs", "init", p.pki(),
+		"--node", "a", "--node", "b").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("meridian certs init: %w: %s", err, output)
+	}
+	return nil
+}
+
+func (p *Pair) pki() string { return filepath.Join(p.directory, "pki") }
+
+func (p *Pair) node(name string, host, subnet int, options Options) (*Node, error) {
+	namespace := "node-" + name
+	address := fmt.Sprintf("198.18.0.%d", host)
+	if err := plug(namespace, name, address); err != nil {
+		return nil, err
+	}
+	wrap := []string{"nsenter", "--net=/run/netns/" + namespace, "unshare", "--mount", "--propagation", "slave"}
+	if name == "b" {
+		seconds := fmt.Sprint(int(Ahead.Seconds()))
+		wrap = append(wrap, "--time", "--monotonic", seconds, "--boottime", seconds)
+	}
+	var environment []string
+	if options.Only == "" || options.Only == name {
+		environment = options.Environment
+	}
+	peer := fmt.Sprintf("%s:%d", address, port)
+	n, err := lab.NewNode(name, node.Options{Subnet: subnet, Wrap: wrap, Environment: environment,
+		Level: options.Level, Extra: p.extra(name, peer)})
+	if err != nil {
+		return nil, err
+	}
+	return &Node{Node: n, Peer: peer, Namespace: namespace}, nil
+}
+
+func (p *Pair) extra(name, listen string) string {
+	return fmt.Sprintf("[image]\ninsecure = [%q]\n\n[peer]\nlisten = %q\nca = %q\ncertificate = %q\nkey = %q\n",
+		p.Registry, listen, filepath.Join(p.pki(), "ca.crt"),
+		filepath.Join(p.pki(), name+".crt"), filepath.Join(p.pki(), name+".key"))
+}
+
+// plug makes a node's network namespace and connects it to the fabric.
+func plug(namespace, name, address string) error {
+	outside, inside := "fab-"+name, "up-"+name
+	for _, step := range [][]string{
+		{"netns", "add", namespace},
+		{"link", "add", outside, "type", "veth", "peer", "name", inside, "netns", namespace},
+		{"link", "set", outside, "master", "fabric", "up"},
+		{"-n", namespace, "addr", "add", address + "/24", "dev", inside},
+		{"-n", namespace, "link", "set", inside, "up"},
+		{"-n", namespace, "link", "set", "lo", "up"},
+		{"-n", namespace, "route", "add", "default", "via", gateway},
+	} {
+		if err := ip(step...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ip(arguments ...string) error {
+	output, err := exec.Command("ip", arguments...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(arguments, " "), err, output)
+	}
+	return nil
+}
+
+func registry(action string) error {
+	_, err := registryOutput(action)
+	return err
+}
+
+func registryOutput(action string) (string, error) {
+	command := exec.Command(filepath.Join(node.Top(), "hack/registry"), action, "pair-"+lab.Name())
+	command.Env = append(os.Environ(), "MERIDIAN_REGISTRY_HOST="+gateway)
+	command.Stderr = os.Stderr
+	output, err := command.Output()
+	if err != nil {
+		return "", fmt.Errorf("hack/registry %s: %w", action, err)
+	}
+	return strings.TrimSpace(string(output)), nil
+}
+
+// Result is what `meridian migrate --output json` prints: meridian.v1.MigrateResult.
+type Result struct {
+	MigrationID           string      `json:"migration_id"`
+	SourcePod             string      `json:"source_pod"`
+	DestinationPod        string      `json:"destination_pod"`
+	Phases                []Phase     `json:"phases"`
+	Downtime              int64       `json:"downtime_ns"`
+	MonotonicJump         int64       `json:"monotonic_jump_ns"`
+	BoottimeJump          int64       `json:"boottime_jump_ns"`
+	Late                  int64       `json:"late_ns"`
+	Bytes                 int64       `json:"bytes"`
+	SourceNamespaces      []Namespace `json:"source_namespaces"`
+	DestinationNamespaces []Namespace `json:"destination_namespaces"`
+}
+
+// Phase is one step of a move, on one side.
+type Phase struct {
+	Role     string `json:"role"`
+	Name     string `json:"name"`
+	Start    int64  `json:"start_ns"`
+	Duration int64  `json:"duration_ns"`
+	Frozen   bool   `json:"frozen"`
+}
+
+// Namespace is one namespace of a pod, as `meridian ns --output json` prints it.
+type Namespace struct {
+	Kind    string `json:"kind"`
+	Inode   uint64 `json:"inode"`
+	Node    bool   `json:"node"`
+	Pin     string `json:"pin"`
+	Members []struct {
+		Container string `json:"container_name"`
+		Pid       int    `json:"pid"`
+	} `json:"members"`
+}
+
+// Move moves a pod from n to the other node and returns the daemon's own record of it.
+func (p *Pair) Move(ctx context.Context, n *Node, pod string, arguments ...string) (*Result, error) {
+	call := append([]string{"migrate", pod, "--to", p.Other(n).Peer, "--output", "json"}, arguments...)
+	output, err := n.CLI(ctx, call...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResult([]byte(output))
+}
+
+// ParseResult reads what `meridian migrate --output json` printed.
+func ParseResult(output []byte) (*Result, error) {
+	var result Result
+	if err := json.Unmarshal(output, &result); err != nil {
+		return nil, fmt.Errorf("meridian migrate printed %q: %w", output, err)
+	}
+	return &result, nil
+}
