@@ -1,6 +1,8 @@
 //! Compiles proto/ without an installed protoc; one file per feature, so that the shim builds no gRPC code.
 
-use std::{env, error::Error, path::Path};
+use std::{env, error::Error, fs, path::Path};
+
+use prost::Message;
 
 /// (feature, file below proto/, whether it has gRPC services)
 const PROTOS: [(&str, &str, bool); 4] = [
@@ -16,6 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (feature, file, services) in PROTOS {
         if env::var_os(format!("CARGO_FEATURE_{feature}")).is_some() {
             let descriptors = protox::compile([root.join(file)], [&root])?;
+            let set = Path::new(&env::var("OUT_DIR")?).join(format!("{}.fds", feature.to_lowercase()));
+            fs::write(set, descriptors.encode_to_vec())?;
             tonic_prost_build::configure()
                 .build_client(services)
                 .build_server(services)

@@ -21,6 +21,9 @@ pub mod cri {
     pub mod v1 {
         tonic::include_proto!("runtime.v1");
     }
+
+    /// The encoded `FileDescriptorSet` of the proto: names and types, for those who print messages.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cri.fds"));
 }
 
 /// What the `meridian` command asks the daemon for beyond CRI.
@@ -31,6 +34,9 @@ pub mod meridian {
     pub mod v1 {
         tonic::include_proto!("meridian.v1");
     }
+
+    /// The encoded `FileDescriptorSet` of the proto.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/meridian.fds"));
 }
 
 /// Between the daemons of two nodes, inside mutual TLS.

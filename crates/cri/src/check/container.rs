@@ -1,8 +1,8 @@
 //! A container's configuration.
 
 use api::cri::v1::{
-    ContainerConfig, ContainerMetadata, CreateContainerRequest, KeyValue, LinuxContainerConfig, PodSandboxConfig,
-    Signal,
+    ContainerConfig, ContainerMetadata, CreateContainerRequest, KeyValue, LinuxContainerConfig,
+    PodSandboxConfig, Signal,
 };
 
 use super::{Check, Field, id, mount, one_of, required, resources, sandbox, security, text};
@@ -41,7 +41,11 @@ pub(crate) fn config(field: Field<'_>, config: &ContainerConfig) -> Check {
         return Err(field.at("windows").conflict("is for Windows nodes: this one runs Linux"));
     }
     if let Some(device) = config.cdi_devices.first() {
-        return Err(field.at("CDI_devices").index(0).at("name").wrong(&device.name, "empty: this build has no CDI"));
+        return Err(field
+            .at("CDI_devices")
+            .index(0)
+            .at("name")
+            .wrong(&device.name, "empty: this build has no CDI"));
     }
     one_of::<Signal>(field.at("stop_signal"), config.stop_signal, "a Signal (0 to 65)")?;
     config.linux.as_ref().map_or(Ok(()), |given| linux(field.at("linux"), given))
@@ -86,11 +90,15 @@ fn linux(field: Field<'_>, linux: &LinuxContainerConfig) -> Check {
 
 /// What a container may ask for in this pod. A mode left at its default says nothing; NODE does.
 pub(crate) fn within(field: Field<'_>, config: &ContainerConfig, pod: &PodSandboxConfig) -> Check {
-    let Some(context) = config.linux.as_ref().and_then(|l| l.security_context.as_ref()) else { return Ok(()) };
+    let Some(context) = config.linux.as_ref().and_then(|l| l.security_context.as_ref()) else {
+        return Ok(());
+    };
     let (field, pod_modes) = (field.at("linux"), sandbox::namespaces(pod));
     let field = field.at("security_context");
     if let Some(modes) = &context.namespace_options {
-        for (kind, own, its) in [("network", modes.network, pod_modes.network), ("ipc", modes.ipc, pod_modes.ipc)] {
+        for (kind, own, its) in
+            [("network", modes.network, pod_modes.network), ("ipc", modes.ipc, pod_modes.ipc)]
+        {
             if sandbox::is_node(own) && !sandbox::is_node(its) {
                 return Err(field.at("namespace_options").at(kind).wrong("NODE", "the pod's, which is POD"));
             }

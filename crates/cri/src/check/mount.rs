@@ -88,5 +88,9 @@ pub(crate) fn devices(field: Field<'_>, devices: &[Device]) -> Check {
 fn permissions(field: Field<'_>, value: &str) -> Check {
     let known = value.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'));
     let once = b"rwm".iter().all(|p| value.bytes().filter(|b| b == p).count() <= 1);
-    if known && once && !value.is_empty() { Ok(()) } else { Err(field.wrong(value, "letters of \"rwm\", each once")) }
+    if known && once && !value.is_empty() {
+        Ok(())
+    } else {
+        Err(field.wrong(value, "letters of \"rwm\", each once"))
+    }
 }

@@ -30,7 +30,8 @@ fn swap(field: Field<'_>, r: &LinuxContainerResources) -> Check {
     let (swap, memory) = (r.memory_swap_limit_in_bytes, r.memory_limit_in_bytes);
     range(field, swap, -1, i64::MAX)?;
     if swap > 0 && memory > swap {
-        return Err(field.wrong(swap, format_args!("at least memory_limit_in_bytes, {memory}: it is memory plus swap")));
+        return Err(field
+            .wrong(swap, format_args!("at least memory_limit_in_bytes, {memory}: it is memory plus swap")));
     }
     Ok(())
 }
@@ -54,7 +55,8 @@ fn hugepages(field: Field<'_>, limits: &[HugepageLimit]) -> Check {
         let size = &limit.page_size;
         let digits = size.trim_end_matches(['K', 'M', 'G', 'B']);
         let unit = &size[digits.len()..];
-        let good = digits.parse::<u32>().is_ok_and(u32::is_power_of_two) && matches!(unit, "KB" | "MB" | "GB");
+        let good =
+            digits.parse::<u32>().is_ok_and(u32::is_power_of_two) && matches!(unit, "KB" | "MB" | "GB");
         if !good {
             return Err(field.index(i).at("page_size").wrong(size, "a page size such as \"2MB\" or \"1GB\""));
         }
@@ -67,9 +69,13 @@ fn unified(field: Field<'_>, files: &HashMap<String, String>) -> Check {
     for (file, content) in files {
         let (controller, knob) = file.split_once('.').unwrap_or((file, ""));
         let letters = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         };
-        let good = letters(controller) && knob.split('.').all(|part| letters(part) || part.ends_with("MB") || part.ends_with("GB") || part.ends_with("KB"));
+        let good = letters(controller)
+            && knob.split('.').all(|part| {
+                letters(part) || part.ends_with("MB") || part.ends_with("GB") || part.ends_with("KB")
+            });
         if !good || controller == "cgroup" || file.contains('/') {
             return Err(field.key(file).conflict("is no control file of cgroup v2 such as \"memory.high\""));
         }

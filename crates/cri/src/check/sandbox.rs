@@ -70,7 +70,11 @@ fn linux(field: Field<'_>, linux: &LinuxPodSandboxConfig) -> Check {
         security::sandbox(field.at("security_context"), context)?;
     }
     let namespaces = context.and_then(|c| c.namespace_options.as_ref());
-    security::sysctls(field.at("sysctls"), &linux.sysctls, namespaces.unwrap_or(&NamespaceOption::default()))?;
+    security::sysctls(
+        field.at("sysctls"),
+        &linux.sysctls,
+        namespaces.unwrap_or(&NamespaceOption::default()),
+    )?;
     for (name, given) in [("overhead", &linux.overhead), ("resources", &linux.resources)] {
         if let Some(given) = given {
             resources::linux(field.at(name), given)?;

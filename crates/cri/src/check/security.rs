@@ -3,19 +3,55 @@
 use std::collections::HashMap;
 
 use api::cri::v1::{
-    Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace, security_profile::ProfileType,
+    Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
+    security_profile::ProfileType,
 };
 
 use super::{Check, Field, id, one_of, range, text};
 
 /// capabilities(7) up to Linux 6.18, without `CAP_`.
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
@@ -27,7 +63,10 @@ pub(crate) fn sandbox(field: Field<'_>, c: &LinuxSandboxSecurityContext) -> Chec
     if let Some(options) = &c.namespace_options {
         let pid = mode(field.at("namespace_options").at("pid"), options.pid)?;
         if pid == NamespaceMode::Target {
-            return Err(field.at("namespace_options").at("pid").wrong("TARGET", "POD, CONTAINER or NODE for a pod"));
+            return Err(field
+                .at("namespace_options")
+                .at("pid")
+                .wrong("TARGET", "POD, CONTAINER or NODE for a pod"));
         }
         namespaces(field.at("namespace_options"), options)?;
     }
@@ -101,10 +140,18 @@ fn user_namespace(field: Field<'_>, user: &UserNamespace) -> Check {
     id_ranges(field.at("uids"), &user.uids)?;
     let range = &user.uids[0];
     if range.container_id != 0 {
-        return Err(field.at("uids").index(0).at("container_id").wrong(range.container_id, "0: root must be mapped"));
+        return Err(field
+            .at("uids")
+            .index(0)
+            .at("container_id")
+            .wrong(range.container_id, "0: root must be mapped"));
     }
     if range.host_id == 0 {
-        return Err(field.at("uids").index(0).at("host_id").wrong(0, "above 0: the node's root is never mapped"));
+        return Err(field
+            .at("uids")
+            .index(0)
+            .at("host_id")
+            .wrong(0, "above 0: the node's root is never mapped"));
     }
     Ok(())
 }
@@ -117,9 +164,13 @@ pub(crate) fn id_ranges(field: Field<'_>, ranges: &[IdMapping]) -> Check {
     for (i, r) in ranges.iter().enumerate() {
         let fits = |start: u32| start.checked_add(r.length).is_some();
         if r.length == 0 || !fits(r.host_id) || !fits(r.container_id) {
-            return Err(field.index(i).at("length").wrong(r.length, "at least 1, and end below id 4294967295"));
+            return Err(field
+                .index(i)
+                .at("length")
+                .wrong(r.length, "at least 1, and end below id 4294967295"));
         }
-        let meets = |a: u32, b: u32, length: u32| a < b.saturating_add(length) && b < a.saturating_add(r.length);
+        let meets =
+            |a: u32, b: u32, length: u32| a < b.saturating_add(length) && b < a.saturating_add(r.length);
         let overlap = |o: &IdMapping| {
             meets(r.host_id, o.host_id, o.length) || meets(r.container_id, o.container_id, o.length)
         };
@@ -198,7 +249,11 @@ fn kind(field: Field<'_>, profile: &SecurityProfile) -> Result<ProfileType, supe
 }
 
 /// Only knobs of namespaces that the pod owns (namespaces(7), ipc_namespaces(7)); a name cannot leave /proc/sys.
-pub(crate) fn sysctls(field: Field<'_>, sysctls: &HashMap<String, String>, options: &NamespaceOption) -> Check {
+pub(crate) fn sysctls(
+    field: Field<'_>,
+    sysctls: &HashMap<String, String>,
+    options: &NamespaceOption,
+) -> Check {
     for (key, value) in sysctls {
         let field = field.key(key);
         let word = |part: &str| {
@@ -208,12 +263,16 @@ pub(crate) fn sysctls(field: Field<'_>, sysctls: &HashMap<String, String>, optio
             return Err(field.conflict("is no sysctl name: it must be words joined by dots"));
         }
         let dotted = key.replace('/', ".");
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
-        let (kind, mode) = match () {
-            () if ipc => ("ipc", options.ipc),
-            () if dotted.starts_with("net.") => ("network", options.network),
-            () => return Err(field.conflict("is not namespaced: only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are")),
-        };
+        let ipc =
+            ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
+        let (kind, mode) =
+            match () {
+                () if ipc => ("ipc", options.ipc),
+                () if dotted.starts_with("net.") => ("network", options.network),
+                () => return Err(field.conflict(
+                    "is not namespaced: only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are",
+                )),
+            };
         if mode == NamespaceMode::Node as i32 {
             return Err(field.conflict(format_args!("would change the node: the pod has {kind}: NODE")));
         }

@@ -37,13 +37,15 @@ pub(crate) fn hostname(field: Field<'_>, value: &str) -> Check {
     if value.is_empty() || (value.len() <= 64 && value.split('.').all(label)) {
         Ok(())
     } else {
-        Err(field.wrong(value, "a host name of at most 64 bytes: letters, digits and '-' in parts joined by dots"))
+        Err(field
+            .wrong(value, "a host name of at most 64 bytes: letters, digits and '-' in parts joined by dots"))
     }
 }
 
 /// One word of a generated line: no white space, no control character.
 pub(crate) fn word(field: Field<'_>, value: &str) -> Check {
-    if value.is_empty() || value.len() > 255 || value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if value.is_empty() || value.len() > 255 || value.contains(|c: char| c.is_whitespace() || c.is_control())
+    {
         Err(field.wrong(value, "1 to 255 characters without white space"))
     } else {
         Ok(())
