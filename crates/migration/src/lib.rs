@@ -1,1 +1,3 @@
-//! Placeholder: see ARCHITECTURE.md; replaced by the crate's first commit.
+//! Checkpoint, restore and migration of pods.
+
+pub mod criu;

@@ -1,0 +1,206 @@
+//! From image files to a process tree that has not run yet.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use sys::Errno;
+use sys::cgroup::Layout;
+use sys::namespace::Kind as NamespaceKind;
+
+use super::rpc::{InheritFd, Kind, Options, Request};
+use super::session::{Place, Point, Session};
+use super::{Criu, CriuError, dump, log};
+
+const LOG: &str = "restore.log";
+
+/// What to restore and into what.
+#[derive(Debug)]
+pub struct RestoreOptions<'a> {
+    /// How CRIU is started.
+    pub criu: &'a Criu,
+    /// The pod's own net, ipc, uts and time namespaces; the last with its offsets written.
+    pub namespaces: &'a [(NamespaceKind, BorrowedFd<'a>)],
+    /// CRIU's image files, verified. Not written to.
+    pub images: BorrowedFd<'a>,
+    /// The root filesystem, a mount point in the staging directory.
+    pub root: &'a Path,
+    /// (destination, staged path) of every external mount.
+    pub external: &'a [(String, PathBuf)],
+    /// The container's cgroup2 directory, not frozen.
+    pub cgroup: BorrowedFd<'a>,
+    /// The container's directory in each v1 hierarchy.
+    pub legacy_cgroups: &'a [BorrowedFd<'a>],
+    /// (what descriptors.json says, what replaces it), such as `("pipe:[123]", fd)`.
+    pub stdio: &'a [(String, BorrowedFd<'a>)],
+    /// As at the dump.
+    pub tcp_established: bool,
+    /// From now; then everything that was restored is killed.
+    pub deadline: Duration,
+}
+
+/// What becomes of a tree that is restored and held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseDecision {
+    /// CRIU lets go of it. It runs when its cgroup is thawed.
+    Release,
+    /// It is killed without having run.
+    Abort,
+}
+
+/// A restored tree. Its cgroup is frozen.
+#[derive(Debug)]
+pub struct Restored {
+    /// Its process 1 as the caller sees it; a child of the nearest subreaper above the caller.
+    pub pid: sys::Pid,
+    /// Masters of its terminals, which the tree had no end of itself.
+    pub terminals: Vec<OwnedFd>,
+}
+
+/// Nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The caller decided so.
+    #[error("the restore was given up before anything ran")]
+    Aborted,
+    /// CRIU never told which process it made.
+    #[error("criu reported no process")]
+    NoProcess,
+    /// The cgroup could not be frozen, so that nothing would have held the tasks.
+    #[error("freeze the restored container")]
+    Freeze(#[source] Errno),
+    /// CRIU did not do it.
+    #[error(transparent)]
+    Criu(#[from] CriuError),
+}
+
+/// Restores a container after [`enter`](super::enter) and staging.
+///
+/// `hold` is called when every task is back and stopped, and the cgroup is frozen.
+pub fn restore(
+    options: &RestoreOptions<'_>,
+    hold: &mut dyn FnMut(sys::Pid) -> ReleaseDecision,
+) -> Result<Restored, RestoreError> {
+    let work = work_dir(options.root)?;
+    let mut keep = vec![options.images, work.as_fd()];
+    keep.extend(options.stdio.iter().map(|(_, fd)| *fd));
+    let place = Place {
+        namespaces: options.namespaces,
+        cgroup: Some(options.cgroup),
+        legacy_cgroups: options.legacy_cgroups,
+        keep,
+    };
+    let own_cgroup = own_cgroup().map_err(CriuError::step("open own cgroup"))?;
+    let session = Session::start(options.criu, &place, options.deadline)?;
+    let mut holder =
+        Holder { cgroup: options.cgroup, own_cgroup, pid: None, terminals: vec![], failed: None };
+    let response =
+        session.run(&request(options, &work), &mut |criu, point| holder.reached(*criu, point, hold))?;
+    match (holder.failed, holder.pid) {
+        (Some(error), _) => Err(error),
+        (None, _) if !response.success => Err(CriuError::Failed(log::last_errors(&work, LOG)).into()),
+        (None, None) => Err(RestoreError::NoProcess),
+        (None, Some(pid)) => Ok(Restored { pid, terminals: holder.terminals }),
+    }
+}
+
+/// Follows CRIU's notifies up to the hold.
+struct Holder<'a> {
+    cgroup: BorrowedFd<'a>,
+    own_cgroup: OwnedFd,
+    pid: Option<sys::Pid>,
+    terminals: Vec<OwnedFd>,
+    failed: Option<RestoreError>,
+}
+
+impl Holder<'_> {
+    fn reached(
+        &mut self,
+        criu: sys::Pid,
+        point: Point,
+        hold: &mut dyn FnMut(sys::Pid) -> ReleaseDecision,
+    ) -> bool {
+        self.pid = point.pid.and_then(sys::Pid::from_raw).or(self.pid);
+        self.terminals.extend(point.fds);
+        if point.name != "pre-resume" {
+            return true;
+        }
+        let decision = self.freeze_without(criu).and_then(|()| match self.pid.map(hold) {
+            Some(ReleaseDecision::Release) => Ok(()),
+            Some(ReleaseDecision::Abort) => Err(RestoreError::Aborted),
+            None => Err(RestoreError::NoProcess),
+        });
+        match decision {
+            Ok(()) => true,
+            Err(error) => {
+                // CRIU ignores a refusal this late and would let the tasks go: end them here.
+                let _gone_with_the_cgroup = write(self.cgroup, "cgroup.kill", b"1");
+                self.failed = Some(error);
+                false
+            }
+        }
+    }
+
+    /// Freezes the container's cgroup with the tasks in it, but not CRIU.
+    fn freeze_without(&self, criu: sys::Pid) -> Result<(), RestoreError> {
+        let pid = criu.as_raw_nonzero().to_string();
+        write(&self.own_cgroup, "cgroup.procs", pid.as_bytes()).map_err(RestoreError::Freeze)?;
+        write(self.cgroup, "cgroup.freeze", b"1").map_err(RestoreError::Freeze)?;
+        wait_frozen(self.cgroup).map_err(RestoreError::Freeze)
+    }
+}
+
+fn request(options: &RestoreOptions<'_>, work: &OwnedFd) -> Request {
+    let mount = |(key, path): &(String, PathBuf)| format!("mnt[{key}]:{}", path.display());
+    let inherit = |(key, fd): &(String, BorrowedFd<'_>)| InheritFd { key: key.clone(), fd: fd.as_raw_fd() };
+    let options = Options {
+        images_dir_fd: options.images.as_raw_fd(),
+        work_dir_fd: Some(work.as_raw_fd()),
+        root: Some(options.root.display().to_string()),
+        external: options.external.iter().map(mount).collect(),
+        inherit_fd: options.stdio.iter().map(inherit).collect(),
+        tcp_established: Some(options.tcp_established),
+        tcp_close: Some(!options.tcp_established),
+        ..dump::common(LOG)
+    };
+    Request { kind: Kind::Restore.into(), options: Some(options), ..Request::default() }
+}
+
+/// CRIU's working directory: beside the staged root, because a checkpoint is not written to.
+fn work_dir(root: &Path) -> Result<OwnedFd, CriuError> {
+    let path = root.with_file_name("criu");
+    super::make_dir(&path).map_err(CriuError::step("make working directory"))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, &path, flags, Mode::empty()).map_err(CriuError::step("open working directory"))
+}
+
+/// The cgroup2 directory that the calling process is in.
+fn own_cgroup() -> sys::Result<OwnedFd> {
+    let unified = Layout::detect()?.unified.ok_or(Errno::NODEV)?;
+    let text = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| sys::errno_of(&error))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(Errno::NOENT)?;
+    openat(CWD, unified.join(path), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn write(dir: impl AsFd, file: &str, bytes: &[u8]) -> sys::Result<()> {
+    let file = openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, bytes).map(drop)
+}
+
+/// The tasks are stopped by ptrace already, so this is a matter of microseconds.
+fn wait_frozen(cgroup: impl AsFd) -> sys::Result<()> {
+    let events = openat(cgroup, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let until = Instant::now() + Duration::from_secs(1);
+    let mut text = [0; 256];
+    loop {
+        let read = rustix::io::pread(&events, &mut text, 0)?;
+        if String::from_utf8_lossy(&text[..read]).contains("frozen 1") {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(Errno::TIMEDOUT);
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
