@@ -5,7 +5,8 @@
  *   clockwork count [MIB]     every 10 ms prints "N MONOTONIC BOOTTIME REALTIME" (nanoseconds), publishes N in
  *                             /dev/shm/clockwork, and rewrites MIB MiB of memory once a second, checking each page
  *   clockwork serve [PORT]    answers HTTP with the published counter and the server's own clocks (default port 8080)
- *   clockwork tight           reads the three clocks in a tight loop; prints each gap over 1 ms and each step back
+ *   clockwork tight [MIB]     holds MIB MiB and reads the three clocks in a tight loop; prints each gap over 1 ms and
+ *                             each step back
  *   clockwork pair ask|answer two processes that count through shared memory and notice any cut that is not consistent
  *   clockwork hold [MIB]      fills MIB MiB with noise and sleeps
  *   clockwork pause           sleeps, reaps, and ends on SIGTERM
@@ -193,8 +194,9 @@ static struct reading settled(struct reading *last)
 	}
 }
 
-static _Noreturn void tight(void)
+static _Noreturn void tight(size_t mib)
 {
+	uint64_t *memory = fill(mib);
 	struct reading last = read_clocks(), before = settled(&last);
 	uint64_t said = before.monotonic;
 
@@ -207,6 +209,7 @@ static _Noreturn void tight(void)
 			report("gap", &before, &now);
 		if (now.monotonic - said > 1000 * MS) {
 			said = now.monotonic;
+			*memory = said; // keeps the memory in use
 			printf("alive %" PRIu64 "\n", now.monotonic);
 		}
 		before = now;
@@ -301,7 +304,7 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "serve"))
 		serve((uint16_t)number(argument, 8080));
 	if (!strcmp(mode, "tight"))
-		tight();
+		tight(number(argument, 0));
 	if (!strcmp(mode, "pair") && argument && !strcmp(argument, "ask"))
 		ask(shared("/dev/shm/pair"));
 	if (!strcmp(mode, "pair") && argument && !strcmp(argument, "answer"))
@@ -310,6 +313,6 @@ int main(int argc, char **argv)
 		hold(number(argument, 8));
 	if (!strcmp(mode, "pause"))
 		rest();
-	fprintf(stderr, "usage: clockwork count [MIB] | serve [PORT] | tight | pair ask|answer | hold [MIB] | pause\n");
+	fprintf(stderr, "usage: clockwork count [MIB] | serve [PORT] | tight [MIB] | pair ask|answer | hold [MIB] | pause\n");
 	return 2;
 }

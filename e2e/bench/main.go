@@ -1,0 +1,104 @@
+// The benchmark: Meridian beside containerd with runc and with crun, through the same client, in one run, alternating.
+//
+//	bench [-quick] [-only PART,...]     parts: lifecycle, concurrency, density, checkpoint, migration
+//
+// Everything runs in a world of its own (package lab), so the network is the same for all and nothing else is counted.
+// Each figure is taken from outside: by the client's clock, from /proc, or by a task that reads its own clocks in a tight
+// loop. Results go to bench/results: latest.json with every sample's summary, latest.txt and latest.svg.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"meridian.dev/e2e/lab"
+)
+
+// settings scale the run.
+type settings struct {
+	pods, execs, density, concurrent, rounds, moves int
+	sizes                                           []int
+}
+
+var (
+	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, sizes: []int{8, 64, 512}}
+	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, sizes: []int{8, 64}}
+)
+
+// part is one section of the benchmark.
+type part struct {
+	name string
+	run  func(context.Context, *bench) error
+}
+
+var parts = []part{
+	{"lifecycle", lifecycle},
+	{"concurrency", concurrency},
+	{"density", density},
+	{"checkpoint", checkpoints},
+	{"migration", migrations},
+}
+
+// bench is a run under way.
+type bench struct {
+	settings
+	contenders []*contender
+	report     *report
+}
+
+func main() {
+	short := flag.Bool("quick", false, "few samples: shows that it works")
+	only := flag.String("only", "", "comma-separated parts to run")
+	flag.Parse()
+	lab.Run(func() (int, error) {
+		scale := full
+		if *short {
+			scale = quick
+		}
+		if err := measure(scale, strings.FieldsFunc(*only, func(r rune) bool { return r == ',' })); err != nil {
+			return 1, err
+		}
+		return 0, nil
+	})
+}
+
+func measure(scale settings, only []string) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	stage, err := open(ctx)
+	defer func() { err = errors.Join(err, stage.close()) }()
+	if err != nil {
+		return err
+	}
+	b := &bench{settings: scale, contenders: stage.contenders, report: newReport()}
+	for _, part := range parts {
+		if len(only) > 0 && !slices.Contains(only, part.name) {
+			continue
+		}
+		say("%s", part.name)
+		began := time.Now()
+		if err := part.run(ctx, b); err != nil {
+			// One part that fails must not hide the figures of the others; the run fails all the same.
+			say("%s failed: %v", part.name, err)
+			b.report.Failures = append(b.report.Failures, part.name+": "+err.Error())
+		}
+		say("%s took %s", part.name, time.Since(began).Round(time.Second))
+	}
+	if err := b.report.write(); err != nil {
+		return err
+	}
+	if len(b.report.Failures) > 0 {
+		return fmt.Errorf("%d parts failed", len(b.report.Failures))
+	}
+	return nil
+}
+
+func say(format string, values ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", values...)
+}
