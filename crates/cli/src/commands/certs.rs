@@ -43,7 +43,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Init {
     /// Where to write
-    #[arg(long, default_value = "/etc/meridian/certs", value_name = "DIR")]
+    #[arg(default_value = "/etc/meridian/certs")]
     dir: PathBuf,
     /// A node: its name and the addresses or DNS names that others reach it by
     #[arg(long = "node", required = true, value_name = "NAME[=ADDRESS,...]")]
