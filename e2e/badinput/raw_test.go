@@ -2,6 +2,7 @@ package badinput
 
 import (
 	"fmt"
+	"syscall"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -44,3 +45,5 @@ func rawCall(s *scene, method string, request []byte) error {
 	var reply []byte
 	return conn.Invoke(s.ctx, "/runtime.v1.RuntimeService/"+method, request, &reply, grpc.ForceCodec(bytesCodec{}))
 }
+
+func mkfifo(path string) error { return syscall.Mkfifo(path, 0o600) }

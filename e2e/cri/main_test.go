@@ -3,9 +3,13 @@
 package cri
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +22,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"meridian.dev/e2e/lab"
+	"meridian.dev/e2e/pair"
 )
 
 func TestMain(m *testing.M) { lab.Main(m) }
@@ -182,4 +187,25 @@ func kill(t *testing.T, pid int) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatalf("kill %d: %v", pid, err)
 	}
+}
+
+func parseGap(line string) (pair.Gap, error) { return pair.ParseGap(line) }
+
+// tree256 is a digest over the names, modes and contents below a directory.
+func tree256(t *testing.T, directory string) string {
+	t.Helper()
+	sum := sha256.New()
+	err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		fmt.Fprintln(sum, path, entry.Type(), len(text))
+		sum.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }

@@ -167,6 +167,14 @@ func RunPodOn(t testing.TB, n *node.Node, options ...func(*runtimeapi.PodSandbox
 	return pod
 }
 
+// Adopt takes over a sandbox of the shared node that was made otherwise, to be removed when the test ends.
+func Adopt(t testing.TB, id string, config *runtimeapi.PodSandboxConfig) *Pod {
+	t.Helper()
+	pod := &Pod{ID: id, Config: config, t: t, node: shared}
+	t.Cleanup(pod.Remove)
+	return pod
+}
+
 // Remove stops and removes the sandbox; it may be called more than once.
 func (p *Pod) Remove() {
 	p.t.Helper()
