@@ -87,3 +87,10 @@ pub fn effective() -> Result<u64> {
 pub fn forbid_new_privileges() -> Result<()> {
     rustix::thread::set_no_new_privs(true)
 }
+
+/// Changes the effective set alone, within the permitted one.
+pub fn set_effective(effective: u64) -> Result<()> {
+    let mut sets = rustix::thread::capabilities(None)?;
+    sets.effective = CapabilitySet::from_bits_retain(effective) & sets.permitted;
+    rustix::thread::set_capabilities(None, sets)
+}

@@ -139,3 +139,15 @@ fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: by the contract of the only caller nobody uses these descriptors any more.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
 }
+
+/// Raises the hard limit `resource` to `hard` where it is lower, and leaves the soft one.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_RESOURCE.
+pub fn raise_limit(resource: u32, hard: u64) -> Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null::<libc::rlimit64>();
+    // SAFETY: asks for the old value into a live structure, sets nothing.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, none, &raw mut now) })?;
+    if hard <= now.rlim_max { Ok(()) } else { set_limit(resource, now.rlim_cur, hard) }
+}

@@ -75,3 +75,14 @@ pub fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN runs no code of ours.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
+
+/// Reaps children and does nothing else until it is killed. Process 1 of a pid namespace gets no signal it has no
+/// handler for, except from outside, KILL.
+pub fn reap_forever() -> ! {
+    // SAFETY: SIG_IGN runs no code of ours; for SIGCHLD it makes the kernel reap, see wait(2).
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    loop {
+        // SAFETY: waits, touches nothing.
+        unsafe { libc::pause() };
+    }
+}
