@@ -3,13 +3,9 @@
 package cri
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -190,22 +186,3 @@ func kill(t *testing.T, pid int) {
 }
 
 func parseGap(line string) (pair.Gap, error) { return pair.ParseGap(line) }
-
-// tree256 is a digest over the names, modes and contents below a directory.
-func tree256(t *testing.T, directory string) string {
-	t.Helper()
-	sum := sha256.New()
-	err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		fmt.Fprintln(sum, path, entry.Type(), len(text))
-		sum.Write(text)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(sum.Sum(nil))
-}
