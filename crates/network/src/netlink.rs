@@ -2,14 +2,12 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::thread;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The kernel fills a datagram of a dump up to this size.
 const DATAGRAM: usize = 32 * 1024;
@@ -44,16 +42,7 @@ impl Rtnetlink {
 
     /// A socket in `netns`, opened by a thread that joins the namespace and ends.
     pub(crate) fn open_in(netns: BorrowedFd<'_>) -> io::Result<Self> {
-        thread::scope(|scope| {
-            let opener = thread::Builder::new().name("netns".to_owned()).stack_size(64 * 1024).spawn_scoped(
-                scope,
-                || {
-                    move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
-                    Self::open()
-                },
-            )?;
-            opener.join().expect("setns(2) and socket(2) do not panic")
-        })
+        sys::netns::run(netns, Self::open)?
     }
 
     /// Sends all requests at once. The kernel executes each, also behind one it refuses; the first refusal is the
@@ -98,7 +87,7 @@ impl Rtnetlink {
                         return Ok(Some(link));
                     }
                     NetlinkPayload::Error(error) => match error.to_io() {
-                        error if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+                        error if error.raw_os_error() == Some(sys::Errno::NODEV.raw_os_error()) => {
                             return Ok(None);
                         }
                         error => return Err(error),
