@@ -36,6 +36,7 @@ pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
 pub mod timens;
+pub mod userfaultfd;
 
 pub use rustix::io::Errno;
 pub use rustix::process::{Pid, Signal};

@@ -1,0 +1,288 @@
+//! The configuration file: what is written becomes what is checked, once.
+//!
+//! TOML, all keys optional, unknown keys refused by name. `serde` checks what concerns one value (types, subnets,
+//! names); [`Config::load`] checks the rest.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use network::NetworkConfig;
+use serde::Deserialize;
+
+/// Read when no other file is named; may be absent.
+const DEFAULT_FILE: &str = "/etc/meridian/config.toml";
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {file}")]
+    Read {
+        /// Its path.
+        file: PathBuf,
+        /// From the kernel.
+        #[source]
+        source: io::Error,
+    },
+    /// Syntax, an unknown key, or a value of the wrong type; the source shows line and key.
+    #[error("configuration {file}: {source}")]
+    Parse {
+        /// Its path.
+        file: PathBuf,
+        /// From the parser.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot work.
+    #[error("configuration {file}: {key} is {value:?}, but must be {rule}")]
+    Value {
+        /// Its path.
+        file: PathBuf,
+        /// The key, with its section.
+        key: &'static str,
+        /// As written.
+        value: String,
+        /// What would be right.
+        rule: &'static str,
+    },
+}
+
+/// Everything an operator can choose.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The pod network.
+    pub network: NetworkConfig,
+    /// Checkpoint and restore.
+    pub criu: Criu,
+    /// Where images come from.
+    pub image: Image,
+    /// Moves between nodes; absent: they are refused.
+    pub peer: Option<Peer>,
+    /// Where pods' cgroups are.
+    pub cgroup: Cgroup,
+    /// The shim's executable; absent: `meridian-shim` beside the daemon's.
+    pub shim: Option<PathBuf>,
+}
+
+/// Section `[criu]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Criu {
+    /// Program and first arguments.
+    pub command: Vec<String>,
+}
+
+impl Default for Criu {
+    fn default() -> Self {
+        Self { command: vec!["/usr/sbin/criu".to_owned()] }
+    }
+}
+
+/// Section `[image]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Image {
+    /// Asked before the registry that a reference names, in order.
+    pub mirror: Vec<Mirror>,
+    /// Registries, as HOST or HOST:PORT, that are asked over plain HTTP. Loopback ones always are.
+    pub insecure: Vec<String>,
+}
+
+/// One `[[image.mirror]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Registry of the reference, as HOST or HOST:PORT.
+    pub host: String,
+    /// URL of what is asked instead.
+    pub endpoint: String,
+}
+
+/// Section `[peer]`; all keys are needed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Where other nodes' daemons connect.
+    pub listen: SocketAddr,
+    /// This node's certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// The authority that signed all nodes' certificates, PEM.
+    pub ca: PathBuf,
+}
+
+/// Section `[cgroup]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroup {
+    /// Parent of the pods whose request names none; from the hierarchy's root.
+    pub root: String,
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { root: "/meridian".to_owned() }
+    }
+}
+
+impl Config {
+    /// Reads `file`, or the default one if that exists.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; each names the file and, where it can, the key.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { file: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|source| ConfigError::Parse { file: file.to_owned(), source: Box::new(source) })?;
+        match config.check() {
+            Ok(()) => Ok(config),
+            Err((key, value, rule)) => Err(ConfigError::Value { file: file.to_owned(), key, value, rule }),
+        }
+    }
+
+    fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
+        if self.criu.command.first().is_none_or(String::is_empty) {
+            let value = format!("{:?}", self.criu.command);
+            return Err((
+                "criu.command",
+                value,
+                "a program and its first arguments, as [\"/usr/sbin/criu\"]",
+            ));
+        }
+        if !is_cgroup_path(&self.cgroup.root) {
+            return Err((
+                "cgroup.root",
+                self.cgroup.root.clone(),
+                "an absolute path without '.' and '..', as /meridian",
+            ));
+        }
+        for mirror in &self.image.mirror {
+            if !is_registry(&mirror.host) {
+                return Err(("image.mirror.host", mirror.host.clone(), "HOST or HOST:PORT"));
+            }
+            if !is_endpoint(&mirror.endpoint) {
+                return Err(("image.mirror.endpoint", mirror.endpoint.clone(), "a URL as http://HOST:PORT"));
+            }
+        }
+        if let Some(registry) = self.image.insecure.iter().find(|registry| !is_registry(registry)) {
+            return Err(("image.insecure", registry.clone(), "HOST or HOST:PORT"));
+        }
+        if let Some(shim) = self.shim.as_ref().filter(|shim| !shim.is_absolute()) {
+            return Err(("shim", shim.display().to_string(), "an absolute path"));
+        }
+        Ok(())
+    }
+}
+
+fn is_cgroup_path(path: &str) -> bool {
+    let Some(below) = path.strip_prefix('/') else { return false };
+    below.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']))
+}
+
+fn is_registry(host: &str) -> bool {
+    !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c))
+}
+
+fn is_endpoint(url: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|url| {
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.authority().is_some()
+            && url.query().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("c.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = parse("").unwrap();
+        assert_eq!(config.network.bridge.as_str(), "meridian0");
+        assert_eq!(config.cgroup.root, "/meridian");
+        assert!(config.peer.is_none() && config.network.masquerade);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(
+            r#"
+            shim = "/opt/shim"
+            [network]
+            bridge = "a0"
+            subnet4 = "10.1.0.0/24"
+            subnet6 = ""
+            mtu = 1400
+            masquerade = false
+            [criu]
+            command = ["/lib/ld.so", "/opt/criu"]
+            [image]
+            insecure = ["127.0.0.1:5000"]
+            [[image.mirror]]
+            host = "registry.example"
+            endpoint = "http://127.0.0.1:5000"
+            [peer]
+            listen = "0.0.0.0:7070"
+            certificate = "node.crt"
+            key = "node.key"
+            ca = "ca.crt"
+            [cgroup]
+            root = "/kubepods"
+            "#,
+        )
+        .unwrap();
+        assert_eq!((config.network.mtu, config.network.subnet6), (1400, None));
+        assert_eq!(config.criu.command.len(), 2);
+        assert_eq!(config.image.mirror[0].endpoint, "http://127.0.0.1:5000");
+        assert_eq!(config.peer.unwrap().listen.port(), 7070);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, said) in [
+            ("colour = 1", "unknown field `colour`"),
+            ("[network]\nbrigde = \"x\"", "unknown field `brigde`"),
+            ("[network]\nsubnet4 = \"10.0.0.1/8\"", "10.0.0.1/8 names one address in a subnet"),
+            ("[network]\nbridge = \"a/b\"", "\"a/b\" is not a bridge name"),
+            ("[network]\nmtu = -1", "mtu = -1"),
+            ("[network]\nmtu = \"big\"", "expected u32"),
+            ("[peer]\nlisten = \"0.0.0.0:1\"", "missing field `certificate`"),
+            ("[peer]\nlisten = \"here\"", "socket address"),
+            ("[criu]\ncommand = []", "criu.command is \"[]\", but must be a program"),
+            ("[cgroup]\nroot = \"/a/../b\"", "cgroup.root is \"/a/../b\", but must be an absolute path"),
+            (
+                "[image]\ninsecure = [\"http://x\"]",
+                "image.insecure is \"http://x\", but must be HOST or HOST:PORT",
+            ),
+            (
+                "[[image.mirror]]\nhost = \"x\"\nendpoint = \"y\"",
+                "image.mirror.endpoint is \"y\", but must be a URL",
+            ),
+            ("shim = \"shim\"", "shim is \"shim\", but must be an absolute path"),
+            ("[network", "c.toml"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with("configuration c.toml: ") && error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_named_file_must_exist() {
+        let error = Config::load(Some(Path::new("/nonexistent/c.toml"))).unwrap_err().to_string();
+        assert_eq!(error, "read configuration /nonexistent/c.toml");
+    }
+}

@@ -1,0 +1,118 @@
+//! The life of the daemon, from flags to exit.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api::meridian::v1::Feature;
+use api::meridian::v1::meridian_server::MeridianServer;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::config::{Config, ConfigError};
+use crate::exclusive::{Claim, ClaimError};
+use crate::flags::Flags;
+use crate::meridian::Meridian;
+use crate::notify::{READY, STOPPING, notify};
+use crate::probe;
+use crate::server::{MESSAGE_LIMIT, builder, connections};
+use crate::shutdown::{GRACE, LAST_WORDS, Signals};
+use crate::socket::{SocketError, listen};
+use crate::span::{Calls, RpcSpan};
+
+/// Why the daemon did not start, or ended otherwise than asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("start threads")]
+    Threads(#[source] io::Error),
+    #[error("catch signals")]
+    Signals(#[source] io::Error),
+    #[error("serve on the socket")]
+    Serve(#[source] io::Error),
+    #[error("serve gRPC")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// Runs until a signal asks to end.
+pub fn run(flags: &Flags) -> Result<(), RunError> {
+    let config = Config::load(flags.config.as_deref())?;
+    let _root = Claim::take(&flags.root)?;
+    let _run = Claim::take(&flags.run)?;
+    let features = probe::run(&flags.root, &config.criu.command, config.network.masquerade);
+    report(&features);
+    let runtime = runtime().map_err(RunError::Threads)?;
+    let served = runtime.block_on(serve(flags, features));
+    // Blocking work whose caller is gone does not hold up the end.
+    runtime.shutdown_background();
+    served
+}
+
+/// Two workers: the daemon waits far more than it works, and every thread costs memory on every node.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).thread_name("meridiand").enable_all().build()
+}
+
+fn report(features: &[Feature]) {
+    let mut missing = Vec::new();
+    for feature in features.iter().filter(|feature| !feature.available) {
+        let (name, detail) = (feature.name.as_str(), &feature.detail);
+        if feature.required {
+            tracing::error!(name, detail, "pods cannot run without this feature");
+        } else {
+            tracing::debug!(name, detail, "feature not available");
+            missing.push(name);
+        }
+    }
+    if !missing.is_empty() {
+        tracing::info!(
+            missing = missing.join(" "),
+            "some features are not available; meridian doctor tells why"
+        );
+    }
+}
+
+async fn serve(flags: &Flags, features: Vec<Feature>) -> Result<(), RunError> {
+    let mut signals = Signals::catch().map_err(RunError::Signals)?;
+    let socket = flags.socket.clone().unwrap_or_else(|| flags.run.join("meridian.sock"));
+    let meridian =
+        MeridianServer::new(Meridian::new(Arc::new(features))).max_decoding_message_size(MESSAGE_LIMIT);
+    let connections = connections(listen(&socket)?).map_err(RunError::Serve)?;
+    let calls = Calls::default();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = builder()
+        .layer(RpcSpan { calls: calls.clone() })
+        .add_service(meridian)
+        .serve_with_incoming_shutdown(connections, async {
+            let _ = stopped.await;
+        });
+    let mut server = tokio::spawn(server);
+    tracing::info!("meridiand ready on {}", socket.display());
+    notify(READY);
+    tokio::select! {
+        ended = &mut server => return Ok(ended.map_err(|panic| RunError::Serve(panic.into()))??),
+        signal = signals.end() => tracing::info!(signal, "ending; pods run on"),
+    }
+    notify(STOPPING);
+    let _ = stop.send(());
+    remove(&socket);
+    tokio::select! {
+        () = calls.none() => {}
+        () = tokio::time::sleep(GRACE) => tracing::warn!(seconds = GRACE.as_secs(), "calls under way were cut off"),
+        signal = signals.end() => tracing::warn!(signal, "asked again: calls under way were cut off"),
+    }
+    // Answers are written; connections that clients keep open are not waited for.
+    let _ = tokio::time::timeout(LAST_WORDS, server).await;
+    Ok(())
+}
+
+/// A client that finds no socket is told at once that no daemon runs.
+fn remove(socket: &PathBuf) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::debug!(%error, "the socket was not removed");
+    }
+}

@@ -1,0 +1,22 @@
+//! Tells the service manager how far the daemon is: sd_notify(3), without its library.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// The daemon serves.
+pub const READY: &str = "READY=1";
+/// The daemon finishes what is under way.
+pub const STOPPING: &str = "STOPPING=1";
+
+/// Sends `state` to the manager that asked for it by NOTIFY_SOCKET. Nobody asking, or nobody listening, is fine.
+pub fn notify(state: &str) {
+    let Ok(name) = std::env::var("NOTIFY_SOCKET") else { return };
+    let address = match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::debug!(%error, state, "the service manager could not be told");
+    }
+}

@@ -1,0 +1,119 @@
+//! One span per RPC, with what it is about: handlers record `pod` and `container` in it. And the count of calls under
+//! way, which the end of the daemon waits for.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{Request, Response};
+use tokio::sync::watch;
+use tower::{Layer, Service};
+use tracing::{Instrument, Span, field};
+
+/// The calls under way.
+#[derive(Debug, Clone, Default)]
+pub struct Calls(Arc<watch::Sender<()>>);
+
+impl Calls {
+    /// Counts one call for as long as the value lives.
+    pub fn enter(&self) -> Call {
+        Call(self.0.subscribe())
+    }
+
+    /// Waits until there is none.
+    pub async fn none(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// See [`Calls::enter`].
+#[derive(Debug)]
+pub struct Call(#[expect(dead_code, reason = "held to be counted")] watch::Receiver<()>);
+
+/// Wraps a gRPC service.
+#[derive(Debug, Clone)]
+pub struct RpcSpan {
+    pub calls: Calls,
+}
+
+impl<S> Layer<S> for RpcSpan {
+    type Service = InSpan<S>;
+
+    fn layer(&self, inner: S) -> InSpan<S> {
+        InSpan { inner, calls: self.calls.clone() }
+    }
+}
+
+/// See [`RpcSpan`].
+#[derive(Debug, Clone)]
+pub struct InSpan<S> {
+    inner: S,
+    calls: Calls,
+}
+
+impl<S, B, R> Service<Request<B>> for InSpan<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let span = span(request.uri().path());
+        let call = self.calls.enter();
+        let answer = self.inner.call(request);
+        let timed = async move {
+            let _call = call;
+            let started = Instant::now();
+            let answer = answer.await;
+            if let Ok(answer) = &answer {
+                finish(answer, started);
+            }
+            answer
+        };
+        Box::pin(timed.instrument(span))
+    }
+}
+
+/// `/runtime.v1.RuntimeService/RunPodSandbox` is the RPC RunPodSandbox.
+fn span(path: &str) -> Span {
+    let rpc = path.rsplit('/').next().unwrap_or(path);
+    tracing::info_span!("rpc", rpc, pod = field::Empty, container = field::Empty, migration = field::Empty)
+}
+
+/// An error that a handler returns at once has its code in the header; a stream's comes later and is its own to log.
+fn finish<R>(answer: &Response<R>, started: Instant) {
+    let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    match tonic::Status::from_header_map(answer.headers()) {
+        None => tracing::debug!(elapsed_us, "answered"),
+        Some(status) => {
+            tracing::info!(elapsed_us, code = ?status.code(), message = status.message(), "refused");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_waits_for_the_last_call() {
+        let calls = Calls::default();
+        calls.none().await;
+        let call = calls.enter();
+        let ended = tokio::spawn({
+            let calls = calls.clone();
+            async move { calls.none().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished());
+        drop(call);
+        ended.await.unwrap();
+    }
+}
