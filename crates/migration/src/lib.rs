@@ -1,3 +1,4 @@
 //! Checkpoint, restore and migration of pods.
 
+pub mod clock;
 pub mod criu;

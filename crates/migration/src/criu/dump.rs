@@ -8,7 +8,7 @@ use sys::Errno;
 use sys::namespace::Kind as NamespaceKind;
 
 use super::rpc::{CgroupMode, Kind, NetworkLock, Options, PageServer, Request};
-use super::session::{Place, Session};
+use super::session::{Place, Session, Verdict};
 use super::{Criu, CriuError, DumpStats, log, stats};
 
 /// CRIU's log of a dump, in the images directory; checkpointctl knows the name.
@@ -71,7 +71,7 @@ pub fn dump(options: &DumpOptions<'_>, cut: &mut dyn FnMut() -> bool) -> Result<
         if point.name == "pre-dump" {
             frozen = cut();
         }
-        frozen
+        if frozen { Verdict::Go } else { Verdict::RollBack }
     })?;
     if !frozen {
         return Err(DumpError::NotFrozen);

@@ -41,7 +41,7 @@ pub use restore::{ReleaseDecision, RestoreError, RestoreOptions, Restored, resto
 pub use stats::DumpStats;
 
 use rpc::{Features, Kind, Request, Response};
-use session::{Place, Session};
+use session::{Place, Session, Verdict};
 
 /// How CRIU is started on this node.
 #[derive(Debug, Clone)]
@@ -151,7 +151,7 @@ pub fn probe(criu: &Criu) -> Result<Probe, CriuError> {
         let all = Features { mem_track: Some(true), lazy_pages: Some(true), pidfd_store: Some(true) };
         let request = Request { kind: kind.into(), features: Some(all), ..Request::default() };
         let session = Session::start(criu, &Place::default(), Duration::from_secs(10))?;
-        let response = session.run(&request, &mut |_, _| true)?;
+        let response = session.run(&request, &mut |_, _| Verdict::Go)?;
         if response.success { Ok(response) } else { Err(CriuError::Failed(format!("{kind:?} refused"))) }
     };
     let version = ask(Kind::Version)?.version.unwrap_or_default();

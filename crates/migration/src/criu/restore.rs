@@ -10,7 +10,7 @@ use sys::cgroup::Layout;
 use sys::namespace::Kind as NamespaceKind;
 
 use super::rpc::{InheritFd, Kind, Options, Request};
-use super::session::{Place, Point, Session};
+use super::session::{Place, Point, Session, Verdict};
 use super::{Criu, CriuError, dump, log};
 
 const LOG: &str = "restore.log";
@@ -95,14 +95,15 @@ pub fn restore(
     let session = Session::start(options.criu, &place, options.deadline)?;
     let mut holder =
         Holder { cgroup: options.cgroup, own_cgroup, pid: None, terminals: vec![], failed: None };
-    let response =
-        session.run(&request(options, &work), &mut |criu, point| holder.reached(*criu, point, hold))?;
-    match (holder.failed, holder.pid) {
-        (Some(error), _) => Err(error),
-        (None, _) if !response.success => Err(CriuError::Failed(log::last_errors(&work, LOG)).into()),
-        (None, None) => Err(RestoreError::NoProcess),
-        (None, Some(pid)) => Ok(Restored { pid, terminals: holder.terminals }),
+    let answer = session.run(&request(options, &work), &mut |criu, point| holder.reached(criu, point, hold));
+    if let Some(error) = holder.failed {
+        return Err(error);
     }
+    if !answer?.success {
+        return Err(CriuError::Failed(log::last_errors(&work, LOG)).into());
+    }
+    let pid = holder.pid.ok_or(RestoreError::NoProcess)?;
+    Ok(Restored { pid, terminals: holder.terminals })
 }
 
 /// Follows CRIU's notifies up to the hold.
@@ -120,11 +121,11 @@ impl Holder<'_> {
         criu: sys::Pid,
         point: Point,
         hold: &mut dyn FnMut(sys::Pid) -> ReleaseDecision,
-    ) -> bool {
+    ) -> Verdict {
         self.pid = point.pid.and_then(sys::Pid::from_raw).or(self.pid);
         self.terminals.extend(point.fds);
         if point.name != "pre-resume" {
-            return true;
+            return Verdict::Go;
         }
         let decision = self.freeze_without(criu).and_then(|()| match self.pid.map(hold) {
             Some(ReleaseDecision::Release) => Ok(()),
@@ -132,12 +133,13 @@ impl Holder<'_> {
             None => Err(RestoreError::NoProcess),
         });
         match decision {
-            Ok(()) => true,
+            Ok(()) => Verdict::Go,
             Err(error) => {
-                // CRIU ignores a refusal this late and would let the tasks go: end them here.
+                // CRIU ignores a refusal this late and would let the tasks go. They end here, and CRIU with them: as
+                // their tracer it would wait for process 1, which waits for its children's tracer.
                 let _gone_with_the_cgroup = write(self.cgroup, "cgroup.kill", b"1");
                 self.failed = Some(error);
-                false
+                Verdict::Die
             }
         }
     }

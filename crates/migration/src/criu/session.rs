@@ -58,6 +58,17 @@ pub(super) struct Point {
     pub fds: Vec<OwnedFd>,
 }
 
+/// What CRIU is told at a [`Point`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Go on.
+    Go,
+    /// Roll back. Past `post-restore` CRIU ignores it.
+    RollBack,
+    /// End here, where no task depends on it any more.
+    Die,
+}
+
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     socket: SeqPacket,
@@ -98,7 +109,7 @@ impl<'a> Session<'a> {
     pub fn run(
         mut self,
         request: &Request,
-        verdict: &mut dyn FnMut(&sys::Pid, Point) -> bool,
+        verdict: &mut dyn FnMut(sys::Pid, Point) -> Verdict,
     ) -> Result<Response, CriuError> {
         let answer = self.converse(request, verdict);
         let status = pidfd::wait(&self.process.pidfd).map_err(CriuError::step("wait"))?;
@@ -113,7 +124,7 @@ impl<'a> Session<'a> {
     fn converse(
         &mut self,
         request: &Request,
-        verdict: &mut dyn FnMut(&sys::Pid, Point) -> bool,
+        verdict: &mut dyn FnMut(sys::Pid, Point) -> Verdict,
     ) -> Result<Option<Response>, CriuError> {
         match self.socket.send(&request.encode_to_vec(), &[]) {
             Ok(()) | Err(Errno::PIPE) => {}
@@ -126,9 +137,13 @@ impl<'a> Session<'a> {
             }
             let notify = response.notify.unwrap_or_default();
             let point = Point { name: notify.script.unwrap_or_default(), pid: notify.pid, fds: frame.fds };
-            let go = !self.expired && verdict(&self.process.pid, point);
-            let answer =
-                Request { kind: Kind::Notify.into(), notify_success: Some(go), ..Request::default() };
+            let verdict = if self.expired { Verdict::RollBack } else { verdict(self.process.pid, point) };
+            if verdict == Verdict::Die {
+                pidfd::kill(&self.process.pidfd, Signal::KILL).map_err(CriuError::step("kill"))?;
+                return Ok(None);
+            }
+            let go = Some(verdict == Verdict::Go);
+            let answer = Request { kind: Kind::Notify.into(), notify_success: go, ..Request::default() };
             self.socket.send(&answer.encode_to_vec(), &[]).map_err(CriuError::step("send"))?;
         }
         Ok(None)
