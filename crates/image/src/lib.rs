@@ -1,1 +1,243 @@
-//! Placeholder: see ARCHITECTURE.md; replaced by the crate's first commit.
+//! Images: from a reference to the root filesystem of a container.
+//!
+//! ```text
+//!  "busybox:1"      reference   what the name means
+//!      |            registry    mirrors, credentials, HTTP
+//!      v            manifest    which configuration and layers
+//!  pull, import ->  install     fetch + hash + unpack what is missing, then commit
+//!      |            ingest      one blob, hashed twice on its way
+//!      v            unpack      hostile tar -> directory
+//!   content         small blobs by digest             (content/blobs/sha256/HEX)
+//!   layers          one directory per layer           (layers/NUMBER/fs)
+//!   store           catalogue + database + locks      (images.redb)
+//!      |
+//!      v
+//!   rootfs          overlay of layers and a container's own directory, as a detached mount
+//! ```
+//!
+//! [`Images`] is the whole interface: [`pull`](Images::pull), [`import`](Images::import), [`get`](Images::get),
+//! [`list`](Images::list), [`remove`](Images::remove), [`collect`](Images::collect), [`rootfs`](Images::rootfs).
+//! An image's id is the digest of its configuration, so it is the same from every registry. A layer's identity is its
+//! chain id; it is kept unpacked only, which halves the disk that an image takes. Nothing is visible before all of its
+//! digests were right and it is on the disk; whatever an interrupted pull left is removed by the next
+//! [`open`](Images::open).
+//!
+//! Invariants:
+//! - Everything that comes from a registry or an archive is hostile: bounded, checked, and resolved inside its layer.
+//! - A layer is used for an image only after that pull proved that it may have it (see `install`).
+//! - An image that was removed stays on the disk while a container uses it; [`Images::collect`] is told which do.
+//! - This crate knows nothing of pods, and runs nothing out of an image.
+
+mod catalogue;
+mod compression;
+mod content;
+mod digest;
+mod error;
+mod import;
+mod ingest;
+mod install;
+mod layers;
+mod limits;
+mod manifest;
+mod metadata;
+mod pull;
+mod reference;
+mod registry;
+mod rootfs;
+mod store;
+mod unpack;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use catalogue::Image;
+pub use content::StoreError;
+pub use digest::{ChainId, DiffId, Digest, ImageId, InvalidDigest};
+pub use error::Class;
+pub use import::ImportError;
+pub use ingest::LayerError;
+pub use install::InstallError;
+pub use limits::{LimitExceeded, Limits};
+pub use manifest::ManifestError;
+pub use metadata::MetadataError;
+pub use pull::PullError;
+pub use reference::{Reference, ReferenceError};
+pub use registry::{Auth, FetchError, Mirror};
+pub use rootfs::{IdMap, Rootfs, RootfsError};
+pub use store::CommitError;
+pub use unpack::{Malformed, NameRule, UnpackError};
+
+use registry::Registries;
+use store::Store;
+
+/// How images are kept and reached.
+#[derive(Debug, Clone, Default)]
+pub struct ImageConfig {
+    /// Directory of `images.redb`, `content` and `layers`. Made if missing.
+    pub root: PathBuf,
+    /// Where to ask before a registry itself, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// Registries, with or without port, that are spoken to over plain HTTP; loopback always is.
+    pub insecure: Vec<String>,
+    /// Bounds on what comes from outside.
+    pub limits: Limits,
+}
+
+/// Why the images of this node cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk or the database.
+    #[error("cannot open the images below {}", root.display())]
+    Store {
+        /// The configured directory.
+        root: PathBuf,
+        /// What failed.
+        #[source]
+        source: CommitError,
+    },
+    /// The registry client or the configuration of mirrors.
+    #[error("cannot use the configuration of registries")]
+    Registries(#[source] FetchError),
+}
+
+/// Why an image was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// No image has this name or id. For CRI's RemoveImage that is success.
+    #[error("image {name:?} is not here")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The disk or the database.
+    #[error("cannot remove image {name:?}")]
+    Commit {
+        /// The name.
+        name: String,
+        /// What failed.
+        #[source]
+        source: CommitError,
+    },
+}
+
+/// What the images of this node take on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsUsage {
+    /// A directory on the file system that holds them.
+    pub mountpoint: PathBuf,
+    /// Bytes, in blocks of 4 KiB.
+    pub used_bytes: u64,
+    /// Files and directories.
+    pub inodes_used: u64,
+}
+
+/// The images of this node. Cheap to clone; all clones are the same.
+#[derive(Debug, Clone)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ImageConfig,
+    store: Arc<Store>,
+    registries: Registries,
+}
+
+impl Images {
+    /// Opens the images below `config.root`, cleaning up after earlier processes. Blocks.
+    ///
+    /// # Errors
+    /// The directory cannot be used, another process has it, or its database belongs to a newer version.
+    pub fn open(config: ImageConfig) -> Result<Self, OpenError> {
+        let store = Store::open(&config.root)
+            .map_err(|source| OpenError::Store { root: config.root.clone(), source })?;
+        let registries =
+            Registries::new(config.mirrors.clone(), config.insecure.clone(), config.limits.clone())
+                .map_err(OpenError::Registries)?;
+        Ok(Self { inner: Arc::new(Inner { config, store: Arc::new(store), registries }) })
+    }
+
+    /// Makes sure that the image `reference` names in its registry now is here. Dropping the future cancels.
+    ///
+    /// # Errors
+    /// See [`PullError::class`]; nothing is changed then.
+    pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<ImageId, PullError> {
+        let Inner { config, store, registries } = &*self.inner;
+        pull::pull(store, registries, reference, auth, &config.limits).await
+    }
+
+    /// Imports the images of an OCI layout in a tar or of a docker-save archive, compressed or not; returns the names
+    /// under which they are found now, the id for an image without a name.
+    ///
+    /// # Errors
+    /// See [`ImportError::class`]. Images of the archive before the one at fault stay.
+    pub async fn import(&self, archive: File) -> Result<Vec<String>, ImportError> {
+        import::import(&self.inner.store, archive, &self.inner.config.limits).await
+    }
+
+    /// The image that a name, an id or the beginning (3 digits or more) of exactly one id means.
+    #[must_use]
+    pub fn get(&self, name_or_id: &str) -> Option<Arc<Image>> {
+        self.inner.store.catalogue().find(name_or_id).cloned()
+    }
+
+    /// All images, by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.inner.store.catalogue().listed().cloned().collect()
+    }
+
+    /// Removes an image with all its names. Its layers go with the next [`collect`](Self::collect). Blocks for a
+    /// transaction.
+    ///
+    /// # Errors
+    /// There is no such image, or the database fails.
+    pub fn remove(&self, name_or_id: &str) -> Result<(), RemoveError> {
+        let name = || name_or_id.to_owned();
+        let commit = self.inner.store.begin();
+        let new = commit.catalogue().without_image(name_or_id);
+        let new = new.ok_or_else(|| RemoveError::NotFound { name: name() })?;
+        commit.publish(new).map_err(|source| RemoveError::Commit { name: name(), source: source.into() })
+    }
+
+    /// Frees what no listed image, no image for which `in_use` is true and no pull under way needs. Call it at start
+    /// and after an image or a container was removed. Blocks.
+    ///
+    /// # Errors
+    /// The disk or the database fails; what is left goes next time or at the next start.
+    pub fn collect(&self, in_use: impl Fn(&ImageId) -> bool) -> Result<(), CommitError> {
+        self.inner.store.sweep(in_use)
+    }
+
+    /// What all images take on the disk.
+    #[must_use]
+    pub fn fs_info(&self) -> FsUsage {
+        let catalogue = self.inner.store.catalogue();
+        let documents = catalogue.documents().len() as u64;
+        let layers = || catalogue.layers.values();
+        FsUsage {
+            mountpoint: self.inner.config.root.clone(),
+            used_bytes: layers().map(|layer| layer.disk).sum::<u64>() + 4096 * documents,
+            inodes_used: layers().map(|layer| layer.inodes).sum::<u64>() + documents,
+        }
+    }
+
+    /// Makes the root filesystem of container `key` below `directory`, which must be on a file system that can be
+    /// overlayfs' upper and, with `map`, belongs to the pod's user namespace. Whatever `directory/upper` holds already
+    /// is part of it. Takes about 0.2 ms. The caller removes `directory` when the container is gone.
+    ///
+    /// # Errors
+    /// The image was swept meanwhile, or the kernel refuses.
+    pub fn rootfs(
+        &self,
+        image: &Image,
+        key: &str,
+        directory: &Path,
+        map: Option<IdMap<'_>>,
+    ) -> Result<Rootfs, RootfsError> {
+        let store = &self.inner.store;
+        rootfs::make(&store.layers, &store.catalogue(), image, key, directory, map)
+    }
+}

@@ -1,0 +1,337 @@
+//! Reading a tar stream: one entry after the other, by one fixed rule for every ambiguity.
+//!
+//! Header fields are decoded by the `tar` crate; which bytes are a header, which are an entry's data and which name an
+//! entry has is decided here, because readers that differ in it see different archives (CVE-2025-62518):
+//! PAX records win over GNU long names, which win over the header; links, directories and devices have no data;
+//! an unknown type, a wrong checksum, a sparse file or a malformed number ends the reading. Extended headers are
+//! bounded, so that no entry costs more memory than [`super::pax::LONGEST`].
+
+use std::io::{self, Read};
+
+use tar::{EntryType, Header};
+
+use super::pax::{self, Records};
+
+const BLOCK: u64 = 512;
+
+/// Why a stream is not an archive that can be read in exactly one way.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// The stream ended inside a header or an entry.
+    #[error("the archive is truncated")]
+    Truncated,
+    /// A header's checksum is wrong.
+    #[error("a header's checksum is wrong")]
+    Checksum,
+    /// A number is not one, is negative or is too large.
+    #[error("{field} is not a number in range")]
+    Number {
+        /// Header field or PAX key.
+        field: &'static str,
+    },
+    /// A PAX record is not `LENGTH KEY=VALUE`.
+    #[error("a PAX record is malformed")]
+    Pax,
+    /// A PAX key comes twice for one entry.
+    #[error("PAX key {key:?} is given twice for one entry")]
+    PaxTwice {
+        /// The key.
+        key: String,
+    },
+    /// A global PAX header that would rename or resize every entry.
+    #[error("a global PAX header sets path, linkpath or size")]
+    PaxGlobal,
+    /// An extended header beyond [`pax::LONGEST`].
+    #[error("an extended header has {length} bytes, at most {} are allowed", pax::LONGEST)]
+    ExtendedHeader {
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// A sparse file, which container layers do not hold.
+    #[error("sparse files are not supported in layers")]
+    Sparse,
+    /// A type of entry that is not known.
+    #[error("entry type {kind:#04x} is not supported")]
+    Kind {
+        /// The type flag.
+        kind: u8,
+    },
+    /// The stream below failed.
+    #[error("reading failed")]
+    Read(#[source] io::Error),
+}
+
+impl From<io::Error> for Malformed {
+    fn from(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
+            _ => Self::Read(source),
+        }
+    }
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file with data.
+    Regular,
+    /// Another name for an earlier entry.
+    Hardlink,
+    /// A symbolic link.
+    Symlink,
+    /// A character device.
+    Character,
+    /// A block device.
+    Block,
+    /// A directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+}
+
+/// One entry, before any check of what it asks for.
+#[derive(Debug)]
+pub struct Member {
+    /// Its path as written.
+    pub path: Vec<u8>,
+    /// Target of a link as written.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, set-id and sticky bits included.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time: seconds and nanoseconds since the epoch.
+    pub mtime: (i64, i64),
+    /// Bytes of data that follow.
+    pub size: u64,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A tar stream; reading from it reads the current entry's data.
+#[derive(Debug)]
+pub struct Archive<R> {
+    stream: R,
+    position: u64,
+    data: u64,
+    padding: u64,
+}
+
+#[derive(Default)]
+struct Extensions {
+    pax: Records,
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl<R: Read> Archive<R> {
+    /// Reads from the beginning of `stream`.
+    pub fn new(stream: R) -> Self {
+        Self { stream, position: 0, data: 0, padding: 0 }
+    }
+
+    /// Bytes read so far: after `next`, where the entry's data begin.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next entry; `None` at the end. What was not read of the entry before is skipped.
+    ///
+    /// # Errors
+    /// The stream is not an archive; nothing more can be read from it then.
+    pub fn next(&mut self) -> Result<Option<Member>, Malformed> {
+        let mut extensions = Extensions::default();
+        loop {
+            self.skip_data()?;
+            let Some(header) = self.header()? else { return Ok(None) };
+            let size = extensions.pax.number("size")?;
+            match header.entry_type() {
+                EntryType::XHeader => extensions.pax = Records::parse(&self.extended(&header)?)?,
+                EntryType::XGlobalHeader => {
+                    if Records::parse(&self.extended(&header)?)?.changes_entries() {
+                        return Err(Malformed::PaxGlobal);
+                    }
+                }
+                EntryType::GNULongName => extensions.path = Some(long_name(self.extended(&header)?)),
+                EntryType::GNULongLink => extensions.link = Some(long_name(self.extended(&header)?)),
+                _ => {
+                    let member = member(&header, &extensions, size)?;
+                    self.expect(member.size);
+                    return Ok(Some(member));
+                }
+            }
+        }
+    }
+
+    fn expect(&mut self, size: u64) {
+        self.data = size;
+        self.padding = size.next_multiple_of(BLOCK) - size;
+    }
+
+    fn skip_data(&mut self) -> Result<(), Malformed> {
+        let rest = self.data + self.padding;
+        let skipped = io::copy(&mut (&mut self.stream).take(rest), &mut io::sink())?;
+        self.position += skipped;
+        (self.data, self.padding) = (0, 0);
+        if skipped == rest { Ok(()) } else { Err(Malformed::Truncated) }
+    }
+
+    fn header(&mut self) -> Result<Option<Header>, Malformed> {
+        let mut header = Header::new_old();
+        if !self.block(header.as_mut_bytes())? || header.as_bytes().iter().all(|b| *b == 0) {
+            return Ok(None);
+        }
+        let sum: u32 = header
+            .as_bytes()
+            .iter()
+            .enumerate()
+            .map(|(at, b)| match at {
+                148..156 => u32::from(b' '),
+                _ => u32::from(*b),
+            })
+            .sum();
+        if header.cksum().ok() != Some(sum) {
+            return Err(Malformed::Checksum);
+        }
+        Ok(Some(header))
+    }
+
+    /// Fills one block; false when the stream ends exactly before it.
+    fn block(&mut self, block: &mut [u8; 512]) -> Result<bool, Malformed> {
+        let mut filled = 0;
+        while filled < block.len() {
+            match self.stream.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(Malformed::Truncated),
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.position += BLOCK;
+        Ok(true)
+    }
+
+    fn extended(&mut self, header: &Header) -> Result<Vec<u8>, Malformed> {
+        let length = number("size", header.size(), size_field(header))?;
+        if length > pax::LONGEST {
+            return Err(Malformed::ExtendedHeader { length });
+        }
+        self.expect(length);
+        let mut content = Vec::new();
+        self.by_ref().read_to_end(&mut content)?;
+        if content.len() as u64 == length { Ok(content) } else { Err(Malformed::Truncated) }
+    }
+}
+
+impl<R: Read> Read for Archive<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.data).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.stream.read(&mut buffer[..most])?;
+        if read == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.data -= read as u64;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+fn member(header: &Header, extensions: &Extensions, size: Option<u64>) -> Result<Member, Malformed> {
+    let pax = &extensions.pax;
+    if pax.is_sparse() {
+        return Err(Malformed::Sparse);
+    }
+    let owned = |key, long: &Option<Vec<u8>>| pax.get(key).map(<[u8]>::to_vec).or_else(|| long.clone());
+    let path = owned("path", &extensions.path).unwrap_or_else(|| header.path_bytes().into_owned());
+    let kind = kind(header.entry_type(), &path)?;
+    let size = match (kind, size) {
+        (Kind::Regular, Some(size)) => size,
+        (Kind::Regular, None) => number("size", header.size(), size_field(header))?,
+        _ => 0,
+    };
+    // The sum of data and padding must not overflow.
+    if size > i64::MAX as u64 {
+        return Err(Malformed::Number { field: "size" });
+    }
+    Ok(Member {
+        link: owned("linkpath", &extensions.link)
+            .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
+        path,
+        kind,
+        mode: header.mode().map_err(|_| Malformed::Number { field: "mode" })? & 0o7777,
+        uid: id("uid", pax, header.uid())?,
+        gid: id("gid", pax, header.gid())?,
+        mtime: match pax.time("mtime")? {
+            Some(time) => time,
+            None => (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0),
+        },
+        size,
+        device: device(header, kind)?,
+        xattrs: pax.xattrs().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+    })
+}
+
+fn kind(kind: EntryType, path: &[u8]) -> Result<Kind, Malformed> {
+    Ok(match kind {
+        // Archives older than POSIX mark directories by the slash alone.
+        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular | EntryType::Continuous => Kind::Regular,
+        EntryType::Link => Kind::Hardlink,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Char => Kind::Character,
+        EntryType::Block => Kind::Block,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Fifo => Kind::Fifo,
+        EntryType::GNUSparse => return Err(Malformed::Sparse),
+        other => return Err(Malformed::Kind { kind: other.as_byte() }),
+    })
+}
+
+fn device(header: &Header, kind: Kind) -> Result<(u32, u32), Malformed> {
+    if !matches!(kind, Kind::Character | Kind::Block) {
+        return Ok((0, 0));
+    }
+    let field = |field, value: io::Result<Option<u32>>, bits: u32| {
+        let number = value.ok().flatten().filter(|n| n >> bits == 0);
+        number.ok_or(Malformed::Number { field })
+    };
+    // 12 bits of major and 20 of minor number is what the kernel has (include/linux/kdev_t.h).
+    Ok((field("devmajor", header.device_major(), 12)?, field("devminor", header.device_minor(), 20)?))
+}
+
+fn id(field: &'static str, pax: &Records, header: io::Result<u64>) -> Result<u32, Malformed> {
+    let id = match pax.number(field)? {
+        Some(id) => id,
+        None => header.map_err(|_| Malformed::Number { field })?,
+    };
+    // The last id is "none" to chown(2).
+    u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Malformed::Number { field })
+}
+
+fn size_field(header: &Header) -> &[u8] {
+    &header.as_bytes()[124..136]
+}
+
+/// A number of the header; a base-256 field (first bit set) with its sign bit set is negative, one longer than eight
+/// bytes is out of range.
+fn number(field: &'static str, value: io::Result<u64>, raw: &[u8]) -> Result<u64, Malformed> {
+    let base_256 = raw[0] & 0x80 != 0;
+    if base_256 && (raw[0] != 0x80 || raw[1..raw.len() - 8].iter().any(|b| *b != 0)) {
+        return Err(Malformed::Number { field });
+    }
+    value.map_err(|_| Malformed::Number { field })
+}
+
+fn long_name(mut name: Vec<u8>) -> Vec<u8> {
+    if name.last() == Some(&0) {
+        name.pop();
+    }
+    name
+}
