@@ -55,7 +55,7 @@ func TestVolumes(t *testing.T) {
 	if got := c.Sh("cat /rw/file /deep/er/single /linked/file /etc/passwd"); got != strings.Repeat("from the node", 4) {
 		t.Errorf("read %q", got)
 	}
-	if got := c.Sh("echo x >/rw/new; touch /ro/no 2>&1; touch /etc/passwd 2>&1"); strings.Count(got, "Read-only file system") != 2 {
+	if got := c.Sh("echo x >/rw/new; touch /ro/no 2>&1; touch /etc/passwd 2>&1; true"); strings.Count(got, "Read-only file system") != 2 {
 		t.Errorf("read-only mounts: %q", got)
 	}
 	if !exists(filepath.Join(volume, "new")) {
@@ -86,7 +86,7 @@ func TestMountsAreExactlyThoseAskedFor(t *testing.T) {
 }
 
 func TestPropagation(t *testing.T) {
-	p := pod(t)
+	p := pod(t, func(c *runtimeapi.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
 	for _, test := range []struct {
 		name         string
 		mode         runtimeapi.MountPropagation
@@ -124,7 +124,7 @@ func TestRecursiveReadOnly(t *testing.T) {
 		&runtimeapi.Mount{HostPath: volume, ContainerPath: "/plain", Readonly: true},
 		&runtimeapi.Mount{HostPath: volume, ContainerPath: "/recursive", Readonly: true, RecursiveReadOnly: true},
 	))
-	if got := c.Sh("touch /plain/sub/a && echo written; touch /recursive/sub/b 2>&1"); !strings.HasPrefix(got, "written") || !strings.Contains(got, "Read-only file system") {
+	if got := c.Sh("touch /plain/sub/a && echo written; touch /recursive/sub/b 2>&1; true"); !strings.HasPrefix(got, "written") || !strings.Contains(got, "Read-only file system") {
 		t.Errorf("got %q", got)
 	}
 	for what, mount := range map[string]*runtimeapi.Mount{
