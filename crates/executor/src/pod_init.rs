@@ -18,7 +18,7 @@ use crate::error::CreateError;
 use crate::{Sandbox, helper};
 
 /// Its cgroup below the pod's, because a cgroup2 directory with controllers for its children holds no processes.
-const NAME: &str = "pod-init";
+pub const NAME: &str = "pod-init";
 
 pub fn spawn(sandbox: &Sandbox) -> Result<Child, CreateError> {
     let cgroup = sandbox.pod_cgroup.make(NAME, &Resources::default())?;
@@ -111,7 +111,7 @@ fn empty_root() -> sys::Result<()> {
     let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
     set_attributes(&old, true, &private)?;
     let root = Filesystem::open("tmpfs")?
-        .set("size", "0")?
+        .set("size", "4k")?
         .set("nr_inodes", "1")?
         .mount(Flags::MOUNT_ATTR_RDONLY)?;
     attach(&root, &old)?;

@@ -7,12 +7,13 @@ use api::shim::v1::{self as proto, CreateSandboxRequest};
 use namespaces::channel::Step;
 use namespaces::{ClockOffsets, IdMapping, IdMaps, Kinds, NamespaceKind as Kind, Request, User, make};
 use sys::clone::Child;
+use sys::{Signal, pidfd};
 
 use crate::cgroup::PodCgroup;
 use crate::descriptors::Descriptors;
 use crate::error::{CreateError, plan};
 use crate::rootfs::dev;
-use crate::{pod_init, program};
+use crate::{Failure, pod_init, program};
 
 /// A pod without containers.
 #[derive(Debug)]
@@ -65,6 +66,15 @@ impl Sandbox {
         self.pod_init.as_ref()
     }
 
+    /// Ends what the sandbox itself runs, when its containers are gone. Tries all, and reports what stays.
+    pub fn end(self) -> Vec<Failure> {
+        let Some(init) = &self.pod_init else { return Vec::new() };
+        // Errors: it has ended and may have been reaped.
+        let _ = pidfd::kill(&init.pidfd, Signal::KILL);
+        let _ = pidfd::wait(&init.pidfd);
+        self.pod_cgroup.remove(pod_init::NAME)
+    }
+
     /// The pod's own namespace of this kind; `None`: it uses the node's.
     #[must_use]
     pub fn namespace(&self, kind: Kind) -> Option<BorrowedFd<'_>> {
@@ -95,12 +105,14 @@ impl Sandbox {
     }
 
     /// The host's id of the containers' `uid`, -1 (nobody) where the map has none.
-    pub(crate) fn host_uid(&self, uid: u32) -> u32 {
+    #[must_use]
+    pub fn host_uid(&self, uid: u32) -> u32 {
         self.id_maps.as_ref().map_or(uid, |maps| host_id(&maps.uids, uid))
     }
 
     /// The host's id of the containers' `gid`, -1 (nobody) where the map has none.
-    pub(crate) fn host_gid(&self, gid: u32) -> u32 {
+    #[must_use]
+    pub fn host_gid(&self, gid: u32) -> u32 {
         self.id_maps.as_ref().map_or(gid, |maps| host_id(&maps.gids, gid))
     }
 }

@@ -192,6 +192,11 @@ impl Cgroup {
         sandbox.pod_cgroup.remove(name)
     }
 
+    /// Its directory in each v1 hierarchy.
+    pub fn legacy(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.v1.iter().map(|h| h.dir.as_fd())
+    }
+
     /// `cgroup.procs` of each v1 directory. A child that writes `0` there moves itself, whatever its rights: the
     /// kernel asks who opened the file.
     pub(crate) fn v1_entrances(&self) -> Result<Vec<OwnedFd>, Failure> {

@@ -11,7 +11,7 @@ use rustix::fs::{
     openat, symlinkat,
 };
 use sys::Errno;
-use sys::mount::{Filesystem, Flags};
+use sys::mount::{Filesystem, Flags, clone_tree};
 
 use super::device::{self, Device};
 use crate::{Failure, Sandbox};
@@ -71,11 +71,20 @@ pub fn fill(tmpfs: &OwnedFd, sandbox: &Sandbox, devices: &mut Vec<Device>) -> Re
 
 /// A null device on a filesystem of its own.
 pub fn null() -> sys::Result<OwnedFd> {
-    let tmpfs = Filesystem::open("tmpfs")?
-        .set("size", "4k")?
-        .mount(Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_NOEXEC)?;
+    open_null(&tmpfs_with_null()?)
+}
+
+/// A detached mount whose root is a null device.
+pub fn null_mount() -> sys::Result<OwnedFd> {
+    // A part of a detached mount can be cloned since Linux 6.15.
+    clone_tree(tmpfs_with_null()?, "null", false)
+}
+
+fn tmpfs_with_null() -> sys::Result<OwnedFd> {
+    let flags = Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_NOEXEC;
+    let tmpfs = Filesystem::open("tmpfs")?.set("size", "4k")?.mount(flags)?;
     make_node(&tmpfs, "null", 1, 3)?;
-    open_null(&tmpfs)
+    Ok(tmpfs)
 }
 
 fn make_node(dir: &OwnedFd, name: &str, major: u32, minor: u32) -> sys::Result<()> {

@@ -58,6 +58,14 @@ impl Device {
         self.node.as_ref().map(AsFd::as_fd)
     }
 
+    /// The node that is to be bound, with its path; else itself again.
+    pub fn into_node(self) -> Result<(PathBuf, OwnedFd), Self> {
+        match self.node {
+            Some(node) => Ok((self.path, node)),
+            None => Err(self),
+        }
+    }
+
     /// Makes or binds it inside `root`.
     pub fn make_in(&self, root: Root<'_>) -> Result<(), Failure> {
         let place = self.path.to_string_lossy();

@@ -59,16 +59,21 @@ fn mask(target: &OwnedFd, null: BorrowedFd<'_>, empty: &mut Option<OwnedFd>) -> 
         // One filesystem for all; the first mount of it is attached by now, so that it can be cloned before 6.15 too.
         Some(first) => attach(clone_tree(first.as_fd(), "", false)?, target),
         None => {
-            let flags = Flags::MOUNT_ATTR_RDONLY
-                | Flags::MOUNT_ATTR_NOSUID
-                | Flags::MOUNT_ATTR_NODEV
-                | Flags::MOUNT_ATTR_NOEXEC;
-            let tmpfs = Filesystem::open("tmpfs")?.set("size", "0")?.set("nr_inodes", "1")?.mount(flags)?;
-            attach(&tmpfs, target)?;
-            *empty = Some(tmpfs);
+            let first = self::empty()?;
+            attach(&first, target)?;
+            *empty = Some(first);
             Ok(())
         }
     }
+}
+
+/// A detached mount of an empty directory that nothing can be written to.
+pub fn empty() -> sys::Result<OwnedFd> {
+    let flags = Flags::MOUNT_ATTR_RDONLY
+        | Flags::MOUNT_ATTR_NOSUID
+        | Flags::MOUNT_ATTR_NODEV
+        | Flags::MOUNT_ATTR_NOEXEC;
+    Filesystem::open("tmpfs")?.set("size", "4k")?.set("nr_inodes", "1")?.mount(flags)
 }
 
 fn make_read_only(target: &OwnedFd) -> sys::Result<()> {

@@ -44,7 +44,7 @@ pub fn prepare(mounts: &[proto::Mount], fds: &mut Descriptors) -> Result<Vec<Mou
 }
 
 impl Mount {
-    fn prepare(mount: &proto::Mount, fds: &mut Descriptors) -> Result<Self, CreateError> {
+    pub fn prepare(mount: &proto::Mount, fds: &mut Descriptors) -> Result<Self, CreateError> {
         let destination = checked_destination("mounts.destination", &mount.destination)?;
         let source = match &mount.source {
             Some(PlanSource::TreeFd(index)) => Source::Tree(fds.take("mounts.tree_fd", *index)?),
@@ -90,6 +90,18 @@ impl Mount {
         let null = dev::fill(&tmpfs, sandbox, devices)?;
         self.source = Source::Own(tmpfs);
         Ok(null)
+    }
+
+    pub fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Its detached mount, if it exists already.
+    pub fn into_fd(self) -> Option<OwnedFd> {
+        match self.source {
+            Source::Tree(fd) | Source::Own(fd) => Some(fd),
+            Source::New { .. } => None,
+        }
     }
 
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
