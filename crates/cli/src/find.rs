@@ -84,13 +84,15 @@ pub async fn container(node: &Node, name: &str) -> Result<Container, Error> {
     found.ok_or_else(|| missing("container", name, "meridian ps --all"))
 }
 
-/// A container or, if there is none of that name, a pod.
+/// A pod or a container. A name that both share means the pod.
 pub async fn any(node: &Node, name: &str) -> Result<Object, Error> {
-    if let Some(found) = pick(named(node).await?, name)? {
-        return Ok(Object::Container(found.container));
+    if let Some(pod) = pick(pods(node).await?, name)? {
+        return Ok(Object::Pod(pod));
     }
-    let pod = pick(pods(node).await?, name)?;
-    pod.map(Object::Pod).ok_or_else(|| missing("pod or container", name, "meridian pods, meridian ps --all"))
+    let container = pick(named(node).await?, name)?.map(|n| n.container);
+    container
+        .map(Object::Container)
+        .ok_or_else(|| missing("pod or container", name, "meridian pods, meridian ps --all"))
 }
 
 async fn named(node: &Node) -> Result<Vec<InPod>, Error> {

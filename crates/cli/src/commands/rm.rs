@@ -1,8 +1,6 @@
 use std::{fs, io::ErrorKind, path::Path, time::Duration};
 
-use api::cri::v1::{
-    ContainerState, PodSandbox, PodSandboxState, RemoveContainerRequest, RemovePodSandboxRequest,
-};
+use api::cri::v1::{ContainerState, PodSandbox, RemoveContainerRequest, RemovePodSandboxRequest};
 use clap::Args;
 
 use super::{Context, run, stop};
@@ -45,7 +43,7 @@ impl Rm {
                     return Err(runs("container", &c.id));
                 }
                 Object::Container(c) => container(&node, c.id).await?,
-                Object::Pod(p) if p.state() == PodSandboxState::SandboxReady && !self.force => {
+                Object::Pod(p) if !self.force && has_running(&node, &p.id).await? => {
                     return Err(runs("pod", &p.id));
                 }
                 Object::Pod(p) => pod(&node, p).await?,
@@ -54,6 +52,11 @@ impl Rm {
         }
         Ok(())
     }
+}
+
+async fn has_running(node: &Node, pod: &str) -> Result<bool, Error> {
+    let containers = find::containers(node).await?;
+    Ok(containers.iter().any(|c| c.pod_sandbox_id == pod && c.state() == ContainerState::ContainerRunning))
 }
 
 fn runs(kind: &str, id: &str) -> Error {
