@@ -14,7 +14,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, recvmsg, sendmsg, socket_with, socketpair, sockopt,
+    listen, recv, recvmsg, sendmsg, socket_with, socketpair, sockopt,
 };
 
 use crate::{Errno, Result, memfd};
@@ -145,7 +145,10 @@ impl SeqPacket {
     /// `EMSGSIZE` for a frame beyond the protocol's bounds or a truncated descriptor list, `EPERM` for an unsealed
     /// large frame, `EAGAIN` when nothing is there and the socket does not block.
     pub fn recv(&self) -> Result<Option<Frame>> {
-        let mut bytes = vec![0; INLINE_LIMIT];
+        // The length first: a buffer for the largest frame would cost every shim 64 KiB for good.
+        let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+        let (_, length) = retry_on_intr(|| recv(&self.0, &mut [0; 0][..], peek))?;
+        let mut bytes = vec![0; length.clamp(1, INLINE_LIMIT)];
         let mut fds = Vec::new();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FD_LIMIT))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
