@@ -20,11 +20,8 @@ use crate::{
     output::{self, Format},
 };
 
-/// Validity of the CA. There is no revocation: nodes trust exactly the CA they are given, and a certificate that got
-/// into wrong hands is good until it ends.
-const AUTHORITY: Duration = Duration::days(3650);
-/// Validity of a node's certificate; `certs init` in the same directory makes the next, once the old files are moved.
-const NODE: Duration = Duration::days(365);
+/// Validity of what is made here. There is no revocation: nodes trust exactly the CA they are given.
+const VALIDITY: Duration = Duration::days(3650);
 
 /// Certificates for moving pods between nodes
 #[derive(Debug, Args)]
@@ -134,7 +131,7 @@ fn node(text: &str) -> Result<(String, Vec<String>), Error> {
 }
 
 fn root() -> CertificateParams {
-    let mut params = dated("Meridian CA", AUTHORITY);
+    let mut params = dated("Meridian CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -142,7 +139,7 @@ fn root() -> CertificateParams {
 
 /// A node is server to some and client to others.
 fn leaf(name: &str, addresses: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = dated(name, NODE);
+    let mut params = dated(name);
     for address in addresses {
         params.subject_alt_names.push(match address.parse::<IpAddr>() {
             Ok(ip) => rcgen::SanType::IpAddress(ip),
@@ -157,13 +154,13 @@ fn leaf(name: &str, addresses: Vec<String>) -> Result<CertificateParams, rcgen::
 }
 
 /// Valid from a day ago, for nodes whose clocks are behind.
-fn dated(name: &str, validity: Duration) -> CertificateParams {
+fn dated(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
     params.distinguished_name = subject;
     params.not_before = OffsetDateTime::now_utc() - Duration::DAY;
-    params.not_after = OffsetDateTime::now_utc() + validity;
+    params.not_after = OffsetDateTime::now_utc() + VALIDITY;
     params
 }
 

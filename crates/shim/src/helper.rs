@@ -1,0 +1,214 @@
+//! Helper children: long work beside the loop, so that logs and exits never wait for it.
+//!
+//! ```text
+//! shim ── fork ──► helper                                  a dump only:
+//!      ◄── answer ──┘ ends                 shim ◄── at the cut ── helper (CRIU is up and waits)
+//!                                               ── go, or stop ──►
+//! ```
+//!
+//! A helper is a fork of the shim. It does one job with the pod as it was at that moment, sends its answer over its
+//! own socket, and ends; a helper that ends without a word is an error of its request. It is never killed: CRIU that
+//! dies inside a task takes the task with it. Its deadline is its own.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use api::shim::v1::{Response, response};
+use prost::Message;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sys::{
+    clone::{self, Child},
+    process,
+    seqpacket::SeqPacket,
+};
+
+use crate::{
+    error::RequestError,
+    pod::{Answer, Asker, Pod},
+    poll::{Interest, Token},
+};
+
+/// What a helper works at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    Dump,
+    Diff,
+    Restore,
+}
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dump => "dump",
+            Self::Diff => "diff",
+            Self::Restore => "restore",
+        }
+    }
+}
+
+/// How far a helper is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Working,
+    /// A dump that waits for the pod to be frozen.
+    AtCut,
+}
+
+/// A helper, from the shim's side.
+pub struct Helper {
+    number: u32,
+    _child: Child,
+    socket: SeqPacket,
+    asker: Asker,
+    work: Work,
+    /// The container.
+    id: String,
+    stage: Stage,
+    /// It has been told to go on, or never waits.
+    past_cut: bool,
+}
+
+/// First byte of a helper's frames.
+const AT_CUT: u8 = 1;
+const ANSWER: u8 = 2;
+/// Frames to a helper.
+const GO: &[u8] = &[1];
+const STOP: &[u8] = &[0];
+
+/// A helper, from its own side.
+pub struct Worker {
+    socket: SeqPacket,
+}
+
+impl Worker {
+    /// Reports that all is ready and waits until the pod is frozen; false: it will not be.
+    pub fn cut(&self, until: Instant) -> bool {
+        let reported = self.socket.send(&[AT_CUT], &[]).is_ok();
+        let left = until.saturating_duration_since(Instant::now());
+        reported
+            && has_word(&self.socket, left)
+            && matches!(self.socket.recv(), Ok(Some(frame)) if frame.bytes == GO)
+    }
+
+    fn answer(&self, answer: Answer) -> bool {
+        let mut bytes = vec![ANSWER];
+        let encoded = Response { result: Some(answer.result) }.encode(&mut bytes);
+        let fds: Vec<BorrowedFd<'_>> = answer.fds.iter().map(AsFd::as_fd).collect();
+        encoded.is_ok() && self.socket.send(&bytes, &fds).is_ok()
+    }
+}
+
+impl Pod {
+    /// Starts a helper; its answer goes to `asker`.
+    pub fn start_helper(
+        &mut self,
+        asker: Asker,
+        work: Work,
+        id: &str,
+        job: impl FnOnce(&mut Self, &Worker) -> Result<Answer, RequestError>,
+    ) -> Result<(), RequestError> {
+        let failed = || RequestError::system("start a helper for", work.name());
+        let (outside, inside) = SeqPacket::pair().map_err(failed())?;
+        let (mut outside, worker) = (Some(outside), Worker { socket: inside });
+        let child = clone::fork(&clone::Options::default(), || {
+            drop(outside.take());
+            self.close_in_helper();
+            let answer =
+                job(self, &worker).unwrap_or_else(|error| response::Result::Error(error.into()).into());
+            u8::from(!worker.answer(answer))
+        })
+        .map_err(failed())?;
+        let Some(socket) = outside else { process::exit_now(1) };
+        let number = self.new_number();
+        self.poll.add(&socket, Token::Helper(number), Interest::Read).map_err(failed())?;
+        let past_cut = work != Work::Dump;
+        let id = id.to_owned();
+        self.helpers.push(Helper {
+            number,
+            _child: child,
+            socket,
+            asker,
+            work,
+            id,
+            stage: Stage::Working,
+            past_cut,
+        });
+        Ok(())
+    }
+
+    /// Takes the word of a helper, or its end.
+    pub fn hear_helper(&mut self, number: u32) {
+        let Some(index) = self.helpers.iter().position(|helper| helper.number == number) else { return };
+        let Some(frame) = self.helpers[index].socket.recv().ok().flatten() else {
+            return self.finish_helper(index, None);
+        };
+        match frame.bytes.split_first() {
+            Some((&AT_CUT, _)) => {
+                self.helpers[index].stage = Stage::AtCut;
+                self.advance_freeze();
+            }
+            Some((_, response)) => {
+                let result = Response::decode(response).ok().and_then(|response| response.result);
+                self.finish_helper(index, result.map(|result| Answer { result, fds: frame.fds }));
+            }
+            None => self.finish_helper(index, None),
+        }
+    }
+
+    fn finish_helper(&mut self, index: usize, answer: Option<Answer>) {
+        let helper = self.helpers.swap_remove(index);
+        self.poll.remove(&helper.socket);
+        let died = || RequestError::HelperDied { work: helper.work.name(), id: helper.id.clone() };
+        let mut answer = answer.unwrap_or_else(|| response::Result::Error(died().into()).into());
+        match (helper.work, &answer.result) {
+            (Work::Restore, _) => self.restored(&helper.id, &mut answer),
+            // Thawed in the middle: what was dumped is no cut.
+            (Work::Dump, response::Result::Dump(_)) if !self.freezer.holds(&helper.id) => {
+                answer = response::Result::Error(RequestError::NotFrozen.into()).into();
+            }
+            _ => {}
+        }
+        self.answer(helper.asker, answer);
+        self.advance_freeze();
+    }
+
+    /// Before children are buried: a restored process is known by what its helper said last.
+    pub fn hear_helpers(&mut self) {
+        let speaks = |helper: &&Helper| has_word(&helper.socket, Duration::ZERO);
+        let numbers: Vec<u32> = self.helpers.iter().filter(speaks).map(|helper| helper.number).collect();
+        for number in numbers {
+            self.hear_helper(number);
+        }
+    }
+
+    /// Whether a dump of one of these containers is not ready for the cut yet.
+    pub fn dumps_start(&self, ids: &[String]) -> bool {
+        self.helpers
+            .iter()
+            .any(|helper| !helper.past_cut && helper.stage == Stage::Working && ids.contains(&helper.id))
+    }
+
+    /// Lets the waiting dumps of these containers go on, or, where `ids` is none, stops all that wait.
+    pub fn release_dumps(&mut self, ids: Option<&[String]>) {
+        for helper in
+            self.helpers.iter_mut().filter(|helper| helper.stage == Stage::AtCut && !helper.past_cut)
+        {
+            if ids.is_none_or(|ids| ids.contains(&helper.id)) {
+                helper.past_cut = true;
+                let _ = helper.socket.send(if ids.is_some() { GO } else { STOP }, &[]);
+            }
+        }
+    }
+
+    /// Whether such work at this container is under way.
+    pub fn has_helper(&self, work: Work, id: &str) -> bool {
+        self.helpers.iter().any(|helper| helper.work == work && helper.id == id)
+    }
+}
+
+fn has_word(socket: &SeqPacket, patience: Duration) -> bool {
+    let timeout = Timespec::try_from(patience).ok();
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], timeout.as_ref()).is_ok_and(|count| count > 0)
+}
