@@ -174,7 +174,15 @@ impl Images {
     /// # Errors
     /// See [`ImportError::class`]. Images of the archive before the one at fault stay.
     pub async fn import(&self, archive: File) -> Result<Vec<String>, ImportError> {
-        import::import(&self.inner.store, archive, &self.inner.config.limits).await
+        import::import(&self.inner.store, archive, None, &self.inner.config.limits).await
+    }
+
+    /// As [`import`](Self::import); an archive of one image without a name gives it this one.
+    ///
+    /// # Errors
+    /// See [`ImportError::class`].
+    pub async fn import_as(&self, archive: File, name: &Reference) -> Result<Vec<String>, ImportError> {
+        import::import(&self.inner.store, archive, Some(name), &self.inner.config.limits).await
     }
 
     /// The image that a name, an id or the beginning (3 digits or more) of exactly one id means.

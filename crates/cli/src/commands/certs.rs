@@ -20,8 +20,11 @@ use crate::{
     output::{self, Format},
 };
 
-/// Validity of what is made here. There is no revocation: nodes trust exactly the CA they are given.
-const VALIDITY: Duration = Duration::days(3650);
+/// Validity of the CA. There is no revocation: nodes trust exactly the CA they are given, and a certificate that got
+/// into wrong hands is good until it ends.
+const AUTHORITY: Duration = Duration::days(3650);
+/// Validity of a node's certificate; `certs init` in the same directory makes the next, once the old files are moved.
+const NODE: Duration = Duration::days(365);
 
 /// Certificates for moving pods between nodes
 #[derive(Debug, Args)]
@@ -131,7 +134,7 @@ fn node(text: &str) -> Result<(String, Vec<String>), Error> {
 }
 
 fn root() -> CertificateParams {
-    let mut params = dated("Meridian CA");
+    let mut params = dated("Meridian CA", AUTHORITY);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -139,7 +142,7 @@ fn root() -> CertificateParams {
 
 /// A node is server to some and client to others.
 fn leaf(name: &str, addresses: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = dated(name);
+    let mut params = dated(name, NODE);
     for address in addresses {
         params.subject_alt_names.push(match address.parse::<IpAddr>() {
             Ok(ip) => rcgen::SanType::IpAddress(ip),
@@ -154,13 +157,13 @@ fn leaf(name: &str, addresses: Vec<String>) -> Result<CertificateParams, rcgen::
 }
 
 /// Valid from a day ago, for nodes whose clocks are behind.
-fn dated(name: &str) -> CertificateParams {
+fn dated(name: &str, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
     params.distinguished_name = subject;
     params.not_before = OffsetDateTime::now_utc() - Duration::DAY;
-    params.not_after = OffsetDateTime::now_utc() + VALIDITY;
+    params.not_after = OffsetDateTime::now_utc() + validity;
     params
 }
 

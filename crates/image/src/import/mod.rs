@@ -15,7 +15,7 @@ pub(crate) use bundle::Bundle;
 use crate::install::{self, InstallError, Origin, Recipe, blocking};
 use crate::limits::Limits;
 use crate::manifest::ManifestError;
-use crate::reference::ReferenceError;
+use crate::reference::{Reference, ReferenceError};
 use crate::store::Store;
 use crate::unpack::Malformed;
 
@@ -67,18 +67,25 @@ pub enum ImportError {
 }
 
 /// Imports every image of the archive that can run here; the names by which each can be found, id if it has none.
+/// `name` is for an archive of one image that has none.
 pub(crate) async fn import(
     store: &Arc<Store>,
     archive: File,
+    name: Option<&Reference>,
     limits: &Limits,
 ) -> Result<Vec<String>, ImportError> {
     let (opened, bounds) = (Arc::clone(store), limits.clone());
-    let (bundle, recipes) = blocking(move || {
+    let (bundle, mut recipes) = blocking(move || {
         let mut bundle = Bundle::open(archive, &opened.content, &bounds)?;
         let recipes = describe(&mut bundle, &bounds)?;
         Ok::<_, ImportError>((bundle, recipes))
     })
     .await?;
+    if let [recipe] = recipes.as_mut_slice()
+        && recipe.tags.is_empty()
+    {
+        recipe.tags.extend(name.and_then(Reference::tagged));
+    }
     let origin = Origin::Archive(bundle);
     let mut names = Vec::new();
     for recipe in recipes {
