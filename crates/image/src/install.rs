@@ -90,22 +90,27 @@ pub(crate) async fn install(
     limits: &Limits,
 ) -> Result<ImageId, InstallError> {
     let locks = store.lock(recipe.layers.iter().map(|layer| &layer.chain_id)).await;
-    let fetched: Vec<Fetched> = stream::iter(&recipe.layers)
-        .map(|layer| async move {
-            obtain(store, layer, origin, limits).await.map_err(|source| {
-                let blob = layer.blob.as_ref().map(|blob| &blob.digest);
-                InstallError::Layer { layer: blob.unwrap_or(layer.diff_id.digest()).clone(), source }
-            })
-        })
-        .buffered(CONCURRENT)
-        .try_collect()
-        .await?;
+    let layers: Vec<_> = recipe.layers.iter().map(|layer| obtain(store, layer, origin, limits)).collect();
+    let fetched = stream::iter(layers).buffered(CONCURRENT).try_collect().await?;
     let store = Arc::clone(store);
     blocking(move || commit(&store, recipe, fetched, locks)).await
 }
 
 /// Makes sure that a layer is here, or makes it.
 async fn obtain(
+    store: &Arc<Store>,
+    layer: &Layer,
+    origin: &Origin,
+    limits: &Limits,
+) -> Result<Fetched, InstallError> {
+    let blob = layer.blob.as_ref().map(|blob| &blob.digest);
+    let name = || blob.unwrap_or(layer.diff_id.digest()).clone();
+    obtain_from(store, layer, origin, limits)
+        .await
+        .map_err(|source| InstallError::Layer { layer: name(), source })
+}
+
+async fn obtain_from(
     store: &Arc<Store>,
     layer: &Layer,
     origin: &Origin,

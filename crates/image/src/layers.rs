@@ -141,10 +141,12 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, StoreError> {
 fn directory_below(layer: &OwnedFd, path: &[u8]) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
+    let path = if path.is_empty() { b"." } else { path };
     rustix::fs::openat2(layer, path, flags, Mode::empty(), resolve).ok()
 }
 
-fn copy_attributes(source: &OwnedFd, target: &OwnedFd) -> std::io::Result<()> {
+/// Gives `target` the owner, mode, ACLs and time of `source`, ids as they are seen through `source`'s mount.
+pub(crate) fn copy_attributes(source: &OwnedFd, target: &OwnedFd) -> std::io::Result<()> {
     let stat = rustix::fs::fstat(source)?;
     rustix::fs::fchown(target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

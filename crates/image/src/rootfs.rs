@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, StatVfsMountFlags, Uid};
+use rustix::fs::{Gid, StatVfsMountFlags, Uid};
 use rustix::io::Errno;
 use sys::mount::{Attributes, Filesystem, Flags};
 
@@ -98,7 +98,7 @@ pub(crate) fn make(
 ) -> Result<Rootfs, RootfsError> {
     let lowers = lowers(store, catalogue, image)?;
     let lowers = lowers.iter().map(|lower| open_lower(lower, map)).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = directories(directory, map)?;
+    let (upper, work) = directories(directory, &lowers[0], map)?;
     let overlay = Overlay { key, lowers: &lowers, upper: layers::open(&upper)?, work: layers::open(&work)? };
     let mount = overlay.mount()?;
     let state = rustix::fs::fstatvfs(&mount).map_err(|source| overlay.error("examine", None, source))?;
@@ -134,20 +134,27 @@ fn open_lower(path: &Path, map: Option<IdMap<'_>>) -> Result<OwnedFd, RootfsErro
         .map_err(|source| RootfsError::IdMap { layer: path.to_owned(), source: source.into() })
 }
 
-/// Makes `upper` and a fresh `work`, both owned by the container's root.
-fn directories(directory: &Path, map: Option<IdMap<'_>>) -> Result<(PathBuf, PathBuf), RootfsError> {
+/// Makes `upper`, unless it is there, and a fresh `work`. A new `upper` looks as the image's root does: overlayfs shows
+/// its owner and mode as those of `/`.
+fn directories(
+    directory: &Path,
+    top: &OwnedFd,
+    map: Option<IdMap<'_>>,
+) -> Result<(PathBuf, PathBuf), RootfsError> {
     let (upper, work) = (directory.join("upper"), directory.join("work"));
-    fs::create_dir_all(&upper).map_err(StoreError::on("make", &upper))?;
+    if !upper.exists() {
+        fs::create_dir_all(&upper).map_err(StoreError::on("make", &upper))?;
+        layers::copy_attributes(top, &layers::open(&upper)?)
+            .map_err(StoreError::on("set attributes of", &upper))?;
+    }
     // What is left of an earlier mount would make a volatile one refuse (overlayfs.rst, "Volatile mount").
     if work.exists() {
         fs::remove_dir_all(&work).map_err(StoreError::on("clean", &work))?;
     }
     fs::create_dir(&work).map_err(StoreError::on("make", &work))?;
-    let opened = layers::open(&upper)?;
     let (uid, gid) = map.map_or((0, 0), |map| (map.root_uid, map.root_gid));
-    let own = |fd: &OwnedFd| rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::fchmod(&opened, Mode::from_raw_mode(0o755)).map_err(StoreError::on("chmod", &upper))?;
-    own(&opened).map_err(StoreError::on("chown", &upper))?;
+    rustix::fs::fchown(layers::open(&work)?, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(StoreError::on("chown", &work))?;
     Ok((upper, work))
 }
 

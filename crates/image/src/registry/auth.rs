@@ -226,6 +226,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_service_without_tls_belongs_to_a_registry_without() {
+        let challenge = Challenge { scheme: Scheme::Basic, url: "https://registry.example/v2/x" };
+        for realm in
+            ["http://169.254.169.254/token", "http://auth.example", "file:///etc/passwd", "/token", ""]
+        {
+            assert!(challenge.realm(realm, false).is_err(), "{realm}");
+        }
+        assert!(challenge.realm("https://auth.example/token", false).is_ok());
+        assert!(challenge.realm("http://127.0.0.1:1/token", true).is_ok());
+    }
+
+    #[test]
     fn secrets_are_not_printed() {
         let auth = Auth::Basic { username: "u".into(), password: "hunter2".into() };
         assert!(!format!("{auth:?}{:?}", secret("Bearer hunter2")).contains("hunter2"));

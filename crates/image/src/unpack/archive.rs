@@ -250,7 +250,7 @@ fn member(header: &Header, extensions: &Extensions, size: Option<u64>) -> Result
     }
     let owned = |key, long: &Option<Vec<u8>>| pax.get(key).map(<[u8]>::to_vec).or_else(|| long.clone());
     let path = owned("path", &extensions.path).unwrap_or_else(|| header.path_bytes().into_owned());
-    let kind = kind(header.entry_type(), &path)?;
+    let kind = kind(header, &path)?;
     let size = match (kind, size) {
         (Kind::Regular, Some(size)) => size,
         (Kind::Regular, None) => number("size", header.size(), size_field(header))?,
@@ -278,10 +278,11 @@ fn member(header: &Header, extensions: &Extensions, size: Option<u64>) -> Result
     })
 }
 
-fn kind(kind: EntryType, path: &[u8]) -> Result<Kind, Malformed> {
-    Ok(match kind {
-        // Archives older than POSIX mark directories by the slash alone.
-        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
+fn kind(header: &Header, path: &[u8]) -> Result<Kind, Malformed> {
+    // Archives older than POSIX, whose type flag is NUL, mark directories by the slash alone.
+    let ancient = header.as_bytes()[156] == 0;
+    Ok(match header.entry_type() {
+        EntryType::Regular if ancient && path.ends_with(b"/") => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => Kind::Regular,
         EntryType::Link => Kind::Hardlink,
         EntryType::Symlink => Kind::Symlink,

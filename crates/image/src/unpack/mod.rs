@@ -130,7 +130,7 @@ pub(crate) struct Unpacked {
     pub(crate) disk: u64,
     /// Entries made, as an estimate of inodes.
     pub(crate) inodes: u64,
-    /// Directories that no entry named; below another layer they take that layer's attributes.
+    /// Directories that no entry named, the root (empty) among them; they take the attributes they have below.
     pub(crate) implied: Vec<Vec<u8>>,
     /// Nothing of the layers below shows through.
     pub(crate) hides_everything: bool,
@@ -147,17 +147,26 @@ pub(crate) fn unpack(
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
     let mut archive = Archive::new(stream);
-    let mut unpacking =
-        Unpacking { root, tree: Tree::new(root), limits, until_look: 0, unpacked: Unpacked::default() };
+    let mut unpacking = Unpacking {
+        root,
+        tree: Tree::new(root),
+        limits,
+        until_look: 0,
+        root_named: false,
+        unpacked: Unpacked::default(),
+    };
     let mut last = String::new();
     while let Some(member) = archive.next().map_err(|source| UnpackError::malformed(source, last.clone()))? {
         unpacking.account(&member)?;
         unpacking.place(&member, &mut archive)?;
         last = shorten(&member.path);
     }
-    let mut unpacked = unpacking.unpacked;
+    let (mut unpacked, root_named) = (unpacking.unpacked, unpacking.root_named);
     unpacked.implied = unpacking.tree.into_implied();
     unpacked.inodes += unpacked.implied.len() as u64;
+    if !root_named {
+        unpacked.implied.push(Vec::new());
+    }
     Ok(unpacked)
 }
 
@@ -166,6 +175,7 @@ struct Unpacking<'a> {
     tree: Tree<'a>,
     limits: &'a Limits,
     until_look: u64,
+    root_named: bool,
     unpacked: Unpacked,
 }
 
@@ -198,7 +208,10 @@ impl Unpacking<'_> {
         }
         let Some((name, parent)) = components.split_last() else {
             return match member.kind {
-                Kind::Directory => entry::root(self.root, member),
+                Kind::Directory => {
+                    self.root_named = true;
+                    entry::root(self.root, member)
+                }
                 _ => Err(refuse(NameRule::Empty)),
             };
         };
