@@ -233,7 +233,7 @@ fn commit(
         }
     }
     let numbers: Vec<_> = fresh.iter().map(NewLayer::number).collect();
-    store.layers.keep(fresh)?;
+    store.layers.keep(&fresh)?;
     let image = image(store, recipe, &catalogue)?;
     let id = image.id.clone();
     if let Err(error) = commit.publish(catalogue.with_image(image)) {

@@ -64,10 +64,10 @@ impl LayerStore {
     }
 
     /// Gives layers their names. Everything in them is on the disk when this returns.
-    pub(crate) fn keep(&self, layers: Vec<NewLayer>) -> Result<(), StoreError> {
+    pub(crate) fn keep(&self, layers: &[NewLayer]) -> Result<(), StoreError> {
         let Some(first) = layers.first() else { return Ok(()) };
         rustix::fs::syncfs(&first.root).map_err(StoreError::on("sync", &self.root))?;
-        for layer in &layers {
+        for layer in layers {
             let path = self.root.join(layer.number.to_string());
             fs::rename(&layer.path, &path).map_err(StoreError::on("name", &path))?;
         }

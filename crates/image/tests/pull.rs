@@ -1,5 +1,7 @@
 //! Pulls from the real docker-registry: what arrives is what was pushed.
 
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "tests may fail at once and list many cases")]
+
 mod bed;
 
 use std::fs;

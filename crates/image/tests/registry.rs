@@ -1,5 +1,7 @@
 //! Registries that lie, stall, ask for credentials or are asked by many at once (hostile inputs A7 to A12).
 
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "tests may fail at once and list many cases")]
+
 mod bed;
 
 use std::time::Duration;

@@ -3,6 +3,8 @@
 //! Every case is a layer that is pulled. It must be refused by name, or stay inside; in both cases nothing outside has
 //! changed and nothing half-made is left.
 
+#![allow(clippy::unwrap_used, clippy::too_many_lines, reason = "tests may fail at once and list many cases")]
+
 mod bed;
 
 use std::fs;
