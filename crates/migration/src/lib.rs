@@ -3,3 +3,8 @@
 pub mod clock;
 pub mod criu;
 pub mod tree;
+
+#[cfg(feature = "archive")]
+pub mod archive;
+#[cfg(feature = "archive")]
+pub mod manifest;
