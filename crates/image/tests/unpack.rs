@@ -419,3 +419,50 @@ async fn other_users_of_the_host_cannot_enter_the_store() {
         assert_eq!(mode, 0o700, "{directory}");
     }
 }
+
+/// A full disk: the pull fails as such, frees what it took, and the images that are here stay usable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_the_pull_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let root = bed.directory.path().join("small");
+    let _mounted = Small::mount(&root);
+    let config = image::ImageConfig { root: root.clone(), ..bed.config.clone() };
+    let images = image::Images::open(config).unwrap();
+    let registry = Registry::start();
+    let noise: Vec<u8> = (0..4u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let big = Header { path: b"big", size: noise.len() as u64, ..Header::default() };
+    let big = registry.put("big", "1", &build(&[Tar::new().entry(&big, &noise).end()], Packing::Plain));
+    let small = registry.put("small", "1", &build(&[Tar::new().file("kept", "x").end()], Packing::Plain));
+
+    images.pull(&small, None).await.unwrap();
+    let free = || rustix::fs::statvfs(&root).unwrap().f_bfree;
+    let before = free();
+    let error = images.pull(&big, None).await.unwrap_err();
+    assert_eq!(error.class(), Class::ResourceExhausted, "{}", chain(&error));
+    assert!(before.saturating_sub(free()) < 64, "{before} blocks were free, now {}", free());
+    assert_eq!(listing(&root.join("layers")), ["1", "empty"]);
+    images.remove(&small).unwrap();
+    images.collect(|_| false).unwrap();
+}
+
+/// A file system of 12 MiB.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(path: &std::path::Path) -> Self {
+        fs::create_dir(path).unwrap();
+        let tmpfs = sys::mount::Filesystem::open("tmpfs").unwrap();
+        let tmpfs = tmpfs.set("size", "12m").unwrap().mount(sys::mount::Flags::empty()).unwrap();
+        sys::mount::attach_at(&tmpfs, path).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        sys::mount::detach(&self.0).unwrap();
+    }
+}
