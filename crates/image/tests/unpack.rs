@@ -227,8 +227,10 @@ async fn an_archive_is_read_in_one_way_or_not_at_all() {
     })
     .await;
     let long = Header { path: b"long", kind: b'L', size: 5, ..Header::default() };
-    let tar = Tar::new().entry(&long, b"gnu.\0").pax(&[("path", b"pax")]).file("header", "x").end();
-    kept("PAX path", &[tar], |rootfs| assert_eq!(listing(&inside(rootfs, "")), ["pax"])).await;
+    let both = |gnu| Tar::new().entry(&long, gnu).pax(&[("path", b"pax.")]).file("header", "x").end();
+    refused("two names", both(b"gnu.\0"), Class::InvalidArgument, "both a PAX name").await;
+    kept("one name twice", &[both(b"pax.\0")], |rootfs| assert_eq!(listing(&inside(rootfs, "")), ["pax."]))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,29 @@
 //! Reading a tar stream: one entry after the other, by one fixed rule for every ambiguity.
 //!
-//! Header fields are decoded by the `tar` crate; which bytes are a header, which are an entry's data and which name an
-//! entry has is decided here, because readers that differ in it see different archives (CVE-2025-62518):
-//! PAX records win over GNU long names, which win over the header; links, directories and devices have no data;
-//! an unknown type, a wrong checksum, a sparse file or a malformed number ends the reading. Extended headers are
-//! bounded, so that no entry costs more memory than [`super::pax::LONGEST`].
+//! The layout of headers and types is the `tar` crate's; which bytes are a header, which are an entry's data, which
+//! number and which name an entry has is decided here, because readers that differ in it see different archives
+//! (CVE-2025-62518). Extended headers win over the header, and two of them that disagree end the reading; links,
+//! directories and devices have no data; an unknown type, a wrong checksum, a sparse file or a malformed number ends the
+//! reading. What is accepted, Python's `tarfile` reads the same way: see the tests in `differential`. Extended headers
+//! are bounded, so that no entry costs more memory than [`super::pax::LONGEST`].
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use tar::{EntryType, Header};
 
 use super::pax::{self, Records};
 
 const BLOCK: u64 = 512;
+// Fields of a header (POSIX.1-2017, pax, "ustar Header Block").
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
+const CHECKSUM: Range<usize> = 148..156;
+const MAJOR: Range<usize> = 329..337;
+const MINOR: Range<usize> = 337..345;
 
 /// Why a stream is not an archive that can be read in exactly one way.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +49,13 @@ pub enum Malformed {
         /// The key.
         key: String,
     },
+    /// A PAX name and a GNU long name for one entry.
+    #[error("an entry has both a PAX name and a GNU long name")]
+    TwoNames,
     /// A global PAX header that would rename or resize every entry.
     #[error("a global PAX header sets path, linkpath or size")]
     PaxGlobal,
-    /// An extended header beyond [`pax::LONGEST`].
+    /// An extended header that is too long to be one.
     #[error("an extended header has {length} bytes, at most {} are allowed", pax::LONGEST)]
     ExtendedHeader {
         /// Its length in bytes.
@@ -192,11 +206,11 @@ impl<R: Read> Archive<R> {
             .iter()
             .enumerate()
             .map(|(at, b)| match at {
-                148..156 => u32::from(b' '),
+                _ if CHECKSUM.contains(&at) => u32::from(b' '),
                 _ => u32::from(*b),
             })
             .sum();
-        if header.cksum().ok() != Some(sum) {
+        if number("checksum", &header, CHECKSUM).ok() != Some(u64::from(sum)) {
             return Err(Malformed::Checksum);
         }
         Ok(Some(header))
@@ -219,7 +233,7 @@ impl<R: Read> Archive<R> {
     }
 
     fn extended(&mut self, header: &Header) -> Result<Vec<u8>, Malformed> {
-        let length = number("size", header.size(), size_field(header))?;
+        let length = number("size", header, SIZE)?;
         if length > pax::LONGEST {
             return Err(Malformed::ExtendedHeader { length });
         }
@@ -248,34 +262,31 @@ fn member(header: &Header, extensions: &Extensions, size: Option<u64>) -> Result
     if pax.is_sparse() {
         return Err(Malformed::Sparse);
     }
-    let owned = |key, long: &Option<Vec<u8>>| pax.get(key).map(<[u8]>::to_vec).or_else(|| long.clone());
-    let path = owned("path", &extensions.path).unwrap_or_else(|| header.path_bytes().into_owned());
+    let path = name(pax.get("path"), extensions.path.as_deref())?
+        .map_or_else(|| header.path_bytes().into_owned(), <[u8]>::to_vec);
+    let link = name(pax.get("linkpath"), extensions.link.as_deref())?
+        .map_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned(), <[u8]>::to_vec);
     let kind = kind(header, &path)?;
-    let size = match (kind, size) {
-        (Kind::Regular, Some(size)) => size,
-        (Kind::Regular, None) => number("size", header.size(), size_field(header))?,
-        _ => 0,
-    };
-    // The sum of data and padding must not overflow.
-    if size > i64::MAX as u64 {
-        return Err(Malformed::Number { field: "size" });
-    }
     Ok(Member {
-        link: owned("linkpath", &extensions.link)
-            .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned()),
+        link,
         path,
         kind,
-        mode: header.mode().map_err(|_| Malformed::Number { field: "mode" })? & 0o7777,
-        uid: id("uid", pax, header.uid())?,
-        gid: id("gid", pax, header.gid())?,
-        mtime: match pax.time("mtime")? {
-            Some(time) => time,
-            None => (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0),
-        },
-        size,
+        mode: u32::try_from(number("mode", header, MODE)? & 0o7777).expect("twelve bits"),
+        uid: id("uid", pax, number("uid", header, UID)?)?,
+        gid: id("gid", pax, number("gid", header, GID)?)?,
+        mtime: pax.time("mtime")?.unwrap_or((time(header)?, 0)),
+        size: data(kind, number("size", header, SIZE)?, size)?,
         device: device(header, kind)?,
         xattrs: pax.xattrs().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
     })
+}
+
+/// The name of an extended header. Readers disagree which of two would win.
+fn name<'a>(pax: Option<&'a [u8]>, gnu: Option<&'a [u8]>) -> Result<Option<&'a [u8]>, Malformed> {
+    match (pax, gnu) {
+        (Some(pax), Some(gnu)) if pax != gnu => Err(Malformed::TwoNames),
+        (pax, gnu) => Ok(pax.or(gnu)),
+    }
 }
 
 fn kind(header: &Header, path: &[u8]) -> Result<Kind, Malformed> {
@@ -295,44 +306,70 @@ fn kind(header: &Header, path: &[u8]) -> Result<Kind, Malformed> {
     })
 }
 
-fn device(header: &Header, kind: Kind) -> Result<(u32, u32), Malformed> {
-    if !matches!(kind, Kind::Character | Kind::Block) {
-        return Ok((0, 0));
+/// Bytes of data that follow. Their sum with the padding must not overflow.
+fn data(kind: Kind, header: u64, pax: Option<u64>) -> Result<u64, Malformed> {
+    match pax.unwrap_or(header) {
+        _ if kind != Kind::Regular => Ok(0),
+        size if size > i64::MAX as u64 => Err(Malformed::Number { field: "size" }),
+        size => Ok(size),
     }
-    let field = |field, value: io::Result<Option<u32>>, bits: u32| {
-        let number = value.ok().flatten().filter(|n| n >> bits == 0);
-        number.ok_or(Malformed::Number { field })
-    };
-    // 12 bits of major and 20 of minor number is what the kernel has (include/linux/kdev_t.h).
-    Ok((field("devmajor", header.device_major(), 12)?, field("devminor", header.device_minor(), 20)?))
 }
 
-fn id(field: &'static str, pax: &Records, header: io::Result<u64>) -> Result<u32, Malformed> {
-    let id = match pax.number(field)? {
-        Some(id) => id,
-        None => header.map_err(|_| Malformed::Number { field })?,
+fn device(header: &Header, kind: Kind) -> Result<(u32, u32), Malformed> {
+    let field = |field, range, bits: u32| {
+        let number = number(field, header, range)?;
+        u32::try_from(number).ok().filter(|n| n >> bits == 0).ok_or(Malformed::Number { field })
     };
+    match kind {
+        // 12 bits of major and 20 of minor number is what the kernel has (include/linux/kdev_t.h).
+        Kind::Character | Kind::Block => Ok((field("devmajor", MAJOR, 12)?, field("devminor", MINOR, 20)?)),
+        _ => Ok((0, 0)),
+    }
+}
+
+fn id(field: &'static str, pax: &Records, header: u64) -> Result<u32, Malformed> {
+    let id = pax.number(field)?.unwrap_or(header);
     // The last id is "none" to chown(2).
     u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Malformed::Number { field })
 }
 
-fn size_field(header: &Header) -> &[u8] {
-    &header.as_bytes()[124..136]
+/// The header's time; one before the epoch, which only base-256 can say, is the epoch.
+fn time(header: &Header) -> Result<i64, Malformed> {
+    if header.as_bytes()[MTIME][0] == 0xff {
+        return Ok(0);
+    }
+    i64::try_from(number("mtime", header, MTIME)?).map_err(|_| Malformed::Number { field: "mtime" })
 }
 
-/// A number of the header; a base-256 field (first bit set) with its sign bit set is negative, one longer than eight
-/// bytes is out of range.
-fn number(field: &'static str, value: io::Result<u64>, raw: &[u8]) -> Result<u64, Malformed> {
-    let base_256 = raw[0] & 0x80 != 0;
-    if base_256 && (raw[0] != 0x80 || raw[1..raw.len() - 8].iter().any(|b| *b != 0)) {
-        return Err(Malformed::Number { field });
-    }
-    value.map_err(|_| Malformed::Number { field })
+/// A number of the header: octal digits between spaces up to a NUL, nothing at all for 0, or, with the first bit set,
+/// base 256. One that is negative or needs more than eight bytes is out of range.
+fn number(field: &'static str, header: &Header, range: Range<usize>) -> Result<u64, Malformed> {
+    let raw = &header.as_bytes()[range];
+    let parsed = match raw[0] & 0x80 {
+        0 => octal(raw),
+        _ => base_256(raw),
+    };
+    parsed.ok_or(Malformed::Number { field })
+}
+
+fn octal(raw: &[u8]) -> Option<u64> {
+    let text = raw.split(|b| *b == 0).next().unwrap_or_default().trim_ascii();
+    let digit = |sum: Option<u64>, b: &u8| match b {
+        b'0'..=b'7' => sum?.checked_mul(8)?.checked_add(u64::from(b - b'0')),
+        _ => None,
+    };
+    text.iter().fold(Some(0), digit)
+}
+
+fn base_256(raw: &[u8]) -> Option<u64> {
+    let (high, low) = raw.split_at(raw.len().saturating_sub(8).max(1));
+    let positive = high[0] == 0x80 && high[1..].iter().all(|b| *b == 0);
+    positive.then(|| low.iter().fold(0, |sum, b| sum << 8 | u64::from(*b)))
 }
 
 fn long_name(mut name: Vec<u8>) -> Vec<u8> {
-    if name.last() == Some(&0) {
-        name.pop();
+    if let Some(end) = name.iter().position(|b| *b == 0) {
+        name.truncate(end);
     }
     name
 }

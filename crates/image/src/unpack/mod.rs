@@ -8,6 +8,8 @@
 //! failure leaves a half-made directory behind that the caller throws away.
 
 pub(crate) mod archive;
+#[cfg(test)]
+mod differential;
 mod entry;
 mod pax;
 pub(crate) mod tree;
