@@ -1,1 +1,68 @@
-//! Placeholder: see ARCHITECTURE.md; replaced by the crate's first commit.
+//! The pods of a node: their state, and everything that may change it.
+//!
+//! ```text
+//!  cri, daemon ──▶ Pods ──Request──▶ driver (one task per pod) ──▶ start, create, stop, checkpoint, restore
+//!                   │                  │ publishes                     │
+//!                   │ reads            ▼                               ▼
+//!                   └──────────────▶ View                   shim::Client ──shim.v1──▶ meridian-shim
+//!                                      ▲                               │
+//!                  store (redb) ◀──────┴───────── exits, events ◀──────┘
+//! ```
+//!
+//! [`Pods`] is the way in. Reading ([`Pods::sandboxes`], [`Pods::container`], ...) looks at values that the drivers
+//! publish and never waits. Changing goes through the pod's driver, the only writer of its state; operations that take
+//! time run beside it, so that nobody waits for an object he did not ask about.
+//!
+//! From a request to a running process: [`start`] sets a pod up in stages that can be undone; [`spec`] turns a
+//! container's request into an OCI specification and opens what it names; [`plan`] lowers that to what the shim takes;
+//! the shim executes. The daemon mounts, clones and opens; the shim and its children only attach.
+//!
+//! What is true after a crash is in [`store`]: records are durable before a call returns, and are committed while the
+//! work is done. What runs is known by the shims, which outlive the daemon: [`recover`] asks them.
+//!
+//! This crate must not: fork or enter a namespace other than through `sys::netns`, write a container's log, know
+//! about gRPC, or trust anything in a checkpoint or an image.
+
+mod cgroup;
+mod checkpoint;
+mod container;
+mod create;
+mod driver;
+mod error;
+mod exec;
+mod files;
+mod log;
+mod namespaces;
+mod node;
+mod plan;
+mod pod;
+mod pods;
+mod publisher;
+mod recover;
+mod registry;
+mod request;
+mod restore;
+mod sandbox;
+mod shim;
+mod spec;
+mod start;
+mod state;
+mod stats;
+mod stop;
+mod store;
+
+pub use checkpoint::CheckpointError;
+pub use container::{Container, Metadata, Status, User};
+pub use error::{
+    Class, Classify, ContainerError, CreateError, ExecError, LookupError, OpenError, RunError, StopError,
+};
+pub use exec::{ExecOutput, OUTPUT_LIMIT};
+pub use node::PodsConfig;
+pub use pods::Pods;
+pub use restore::RestoreError;
+pub use request::{Activity, Refusal};
+pub use sandbox::Sandbox;
+pub use shim::{CallError, LauncherError, Refused, SpawnError};
+pub use spec::{ProfileError, SpecError};
+pub use state::{ContainerEvent, ContainerState, Impossible, SandboxState};
+pub use store::{CommitError, OpenError as StoreError, SCHEMA};

@@ -1,0 +1,194 @@
+//! One task per pod: the only writer of the pod's state.
+//!
+//! ```text
+//! callers ──Request──▶ ┌────────┐ ──spawn──▶ operations (create, start, remove, tear down)
+//! shim ───ShimEvent──▶ │ driver │ ◀──Done─── that change nothing themselves
+//! clock ──deadline───▶ └────────┘ ──View──▶ readers
+//! ```
+//!
+//! Whatever takes time runs as an operation beside the loop, so that a hanging create does not hold up a stop. The
+//! loop itself decides ([`crate::request::admit`]), applies results, publishes, and answers.
+//!
+//! Requests that mean the same converge: a second create with the same configuration, a second start while the
+//! first is under way, a second stop (which can only shorten the wait) and a second remove all get the answer of
+//! the first.
+
+mod container;
+mod events;
+mod sandbox;
+mod slot;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use api::cri::v1::ContainerConfig;
+use api::id::ContainerId;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::container::Container;
+use crate::create::RestoreSource;
+use crate::error::{ContainerError, CreateError, StopError};
+use crate::pod::Pod;
+use crate::publisher::{Handle, View};
+use crate::registry::Registry;
+use crate::request::{Activity, Refusal};
+use crate::shim::{CallError, ShimEvent};
+use crate::state::SandboxState;
+pub(crate) use events::ended;
+pub(crate) use slot::Slot;
+
+/// Longest wait for the end of a container that was killed.
+const DEATH: Duration = Duration::from_secs(5);
+
+/// Where an answer goes. Nobody may be waiting for it any more.
+pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+/// What callers ask for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Create { config: Arc<ContainerConfig>, restore: Option<RestoreSource>, reply: Reply<ContainerId, CreateError> },
+    Start { id: ContainerId, reply: Reply<(), ContainerError> },
+    Stop { id: ContainerId, grace: Duration, reply: Reply<(), ContainerError> },
+    Remove { id: ContainerId, reply: Reply<(), ContainerError> },
+    StopSandbox { reply: Reply<(), StopError> },
+    RemoveSandbox { reply: Reply<(), StopError> },
+    /// Claims the pod for a checkpoint or a move until `EndCapture`.
+    BeginCapture { activity: Activity, reply: Reply<(), Refusal> },
+    EndCapture,
+    /// A restored container's process exists (held) or runs: its process id.
+    Restored { id: ContainerId, pid: u32 },
+}
+
+/// How an operation ended.
+#[derive(Debug)]
+enum Done {
+    Created { id: ContainerId, result: Box<Result<Container, CreateError>> },
+    Started { id: ContainerId, result: Result<i64, CallError> },
+    Removed { id: ContainerId, result: Result<(), ContainerError> },
+    /// The stop signal could not be sent; the kill follows at its time.
+    Signalled { id: ContainerId, result: Result<(), CallError> },
+    Stopped { alive: bool, left: Vec<String> },
+    Gone { result: Result<(), StopError> },
+}
+
+/// The state of a pod and everything that may change it.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pod: Arc<Pod>,
+    /// Weak: the registry holds the sender whose end ends this task.
+    registry: Weak<Registry>,
+    activity: Activity,
+    slots: Vec<Slot>,
+    views: watch::Sender<Arc<View>>,
+    operations: JoinSet<Done>,
+    stop_replies: Vec<Reply<(), StopError>>,
+    remove_replies: Vec<Reply<(), StopError>>,
+    /// The last tear-down left something; the next stop tries again.
+    left: Vec<String>,
+}
+
+/// Starts the driver of a pod with the containers it has; returns the way to it.
+pub(crate) fn start(
+    pod: Arc<Pod>,
+    registry: &Arc<Registry>,
+    activity: Activity,
+    containers: Vec<Container>,
+    events: mpsc::UnboundedReceiver<ShimEvent>,
+) -> Arc<Handle> {
+    let slots: Vec<_> = containers.into_iter().map(Slot::found).collect();
+    let (views, receiver) = watch::channel(Arc::new(view(&pod, activity, &slots)));
+    let (sender, requests) = mpsc::unbounded_channel();
+    let handle = Arc::new(Handle { pod: Arc::clone(&pod), requests: sender, views: receiver });
+    let driver = Driver {
+        pod,
+        registry: Arc::downgrade(registry),
+        activity,
+        slots,
+        views,
+        operations: JoinSet::new(),
+        stop_replies: Vec::new(),
+        remove_replies: Vec::new(),
+        left: Vec::new(),
+    };
+    tokio::spawn(driver.run(requests, events));
+    handle
+}
+
+fn view(pod: &Pod, activity: Activity, slots: &[Slot]) -> View {
+    let state = match activity {
+        Activity::Ready | Activity::Checkpointing | Activity::Moving => SandboxState::Ready,
+        Activity::Stopping | Activity::Stopped | Activity::Removing => SandboxState::NotReady,
+    };
+    let containers = slots.iter().filter_map(|slot| slot.container.clone()).map(Arc::new);
+    View { sandbox: Arc::new(pod.sandbox(state)), containers: containers.collect() }
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut requests: mpsc::UnboundedReceiver<Request>,
+        mut events: mpsc::UnboundedReceiver<ShimEvent>,
+    ) {
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                // Events first: an exit that is known must be seen before a request is judged.
+                biased;
+                Some(event) = events.recv() => self.on_event(event),
+                Some(done) = self.operations.join_next(), if !self.operations.is_empty() => match done {
+                    Ok(Done::Gone { result }) => if self.finish(result) { return },
+                    Ok(done) => self.on_done(done),
+                    Err(error) => tracing::error!(pod = %self.pod.id, %error, "an operation panicked"),
+                },
+                request = requests.recv() => match request {
+                    Some(request) => self.on_request(request),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.on_deadline();
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Create { config, restore, reply } => self.create(config, restore, reply),
+            Request::Start { id, reply } => self.start_container(&id, reply),
+            Request::Stop { id, grace, reply } => self.stop_container(&id, grace, reply),
+            Request::Remove { id, reply } => self.remove_container(&id, reply),
+            Request::StopSandbox { reply } => self.stop_sandbox(reply),
+            Request::RemoveSandbox { reply } => self.remove_sandbox(reply),
+            Request::BeginCapture { activity, reply } => self.begin_capture(activity, reply),
+            Request::EndCapture => self.end_capture(),
+            Request::Restored { id, pid } => self.restored(&id, pid),
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Created { id, result } => self.created(&id, *result),
+            Done::Started { id, result } => self.started(&id, result),
+            Done::Removed { id, result } => self.removed(&id, result),
+            Done::Signalled { id, result } => {
+                if let Err(error) = result {
+                    tracing::warn!(pod = %self.pod.id, container = %id, %error, "sending the stop signal");
+                }
+            }
+            Done::Stopped { alive, left } => self.stopped(alive, left),
+            Done::Gone { .. } => {}
+        }
+        self.go_on_sandbox();
+    }
+
+    fn slot(&mut self, id: &ContainerId) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.id == *id)
+    }
+
+    /// Replaces what readers see.
+    fn publish(&self) {
+        self.views.send_replace(Arc::new(view(&self.pod, self.activity, &self.slots)));
+    }
+}

@@ -1,0 +1,122 @@
+//! What all pods of a daemon share: where things are, and the services they use.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use api::id::{ContainerId, PodId};
+use image::Images;
+use namespaces::Pins;
+use network::Network;
+
+use crate::cgroup::Cgroups;
+use crate::error::OpenError;
+use crate::shim::Launcher;
+use crate::spec::mounts::PodFiles;
+use crate::spec::seccomp::Filters;
+use crate::spec::security::{self, Set};
+use crate::stats::Samples;
+use crate::store::{Contents, Store};
+
+/// Where a daemon keeps its pods and what it starts them with.
+#[derive(Debug, Clone)]
+pub struct PodsConfig {
+    /// State that survives a reboot, such as `/var/lib/meridian`.
+    pub root: PathBuf,
+    /// State that does not, such as `/run/meridian`.
+    pub run: PathBuf,
+    /// Cgroup above pods whose request names no parent, such as `/meridian`.
+    pub cgroup_root: String,
+    /// The shim program.
+    pub shim: PathBuf,
+    /// Command line that starts CRIU, empty: pods cannot be checkpointed on this node.
+    pub criu: Vec<String>,
+}
+
+/// The shared services.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub config: PodsConfig,
+    pub images: Images,
+    pub network: Network,
+    pub launcher: Launcher,
+    pub store: Store,
+    pub pins: Pins,
+    pub cgroups: Cgroups,
+    pub filters: Filters,
+    pub own_capabilities: Set,
+    pub samples: Samples,
+}
+
+impl Node {
+    /// Makes the directories and opens the store; returns what it holds.
+    pub(crate) fn open(
+        config: PodsConfig,
+        images: Images,
+        network: Network,
+    ) -> Result<(Self, Contents), OpenError> {
+        for (dir, mode) in [
+            (config.root.clone(), 0o700),
+            (config.root.join("containers"), 0o700),
+            (config.run.clone(), 0o711),
+            (config.run.join("pods"), 0o711),
+            (config.run.join("shim"), 0o700),
+        ] {
+            make_dir(&dir, mode).map_err(|source| OpenError::Directory { path: dir.clone(), source })?;
+        }
+        let (store, contents) = Store::open(&config.root.join("pods.redb"))?;
+        let node = Self {
+            launcher: Launcher::new(&config.shim)?,
+            pins: Pins::open(&config.run.join("ns")).map_err(OpenError::Pins)?,
+            cgroups: Cgroups::detect().map_err(OpenError::Cgroup)?,
+            store,
+            images,
+            network,
+            filters: Filters::default(),
+            own_capabilities: security::own(),
+            samples: Samples::default(),
+            config,
+        };
+        Ok((node, contents))
+    }
+
+    /// `RUN/pods/<id>`: files of a pod that end with it.
+    pub(crate) fn pod_dir(&self, id: &PodId) -> PathBuf {
+        self.config.run.join("pods").join(id.as_str())
+    }
+
+    /// `RUN/shim/<id>`: the socket of its shim.
+    pub(crate) fn shim_socket(&self, id: &PodId) -> PathBuf {
+        self.config.run.join("shim").join(id.as_str())
+    }
+
+    /// `ROOT/containers/<id>`: the writable layer of a container.
+    pub(crate) fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.config.root.join("containers").join(id.as_str())
+    }
+
+    /// `RUN/criu`: a tmpfs where CRIU remembers what the kernel can do. Empty when this node has no CRIU.
+    pub(crate) fn criu_run(&self) -> String {
+        if self.config.criu.is_empty() {
+            return String::new();
+        }
+        self.config.run.join("criu").to_string_lossy().into_owned()
+    }
+
+    /// The files of a pod that its containers see.
+    pub(crate) fn pod_files(&self, id: &PodId, node_shm: bool, node_hostname: bool) -> PodFiles {
+        PodFiles { dir: self.pod_dir(id), node_shm, node_hostname }
+    }
+}
+
+/// Makes `dir` and gives it `mode`, whatever the umask.
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+}
+
+/// Now, ns since the epoch.
+pub(crate) fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

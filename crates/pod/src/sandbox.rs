@@ -1,0 +1,54 @@
+//! A pod sandbox as readers see it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::cri::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, UserNamespace};
+use api::id::PodId;
+
+use crate::state::SandboxState;
+
+/// One published state of a sandbox; never changes, the next state is another value.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: PodId,
+    /// What was asked for, unchanged.
+    pub config: Arc<PodSandboxConfig>,
+    /// Runtime handler it was asked with, as given (may be empty).
+    pub handler: String,
+    /// ns since the epoch.
+    pub created_at: i64,
+    /// Whether it can take containers.
+    pub state: SandboxState,
+    /// Addresses in its own network namespace, the first is the primary one; empty on the node's network.
+    pub ips: Vec<IpAddr>,
+    /// Process id of its shim, 0 when there is none any more.
+    pub shim_pid: u32,
+    /// Its cgroup below the root of every hierarchy, such as `/meridian/<id>`.
+    pub cgroup: String,
+}
+
+impl Sandbox {
+    /// The pod's own namespace modes; all default when the request gave none.
+    #[must_use]
+    pub fn namespaces(&self) -> NamespaceOption {
+        namespaces(&self.config)
+    }
+}
+
+/// The namespace modes of a sandbox configuration.
+pub(crate) fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
+    let context = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    context.and_then(|c| c.namespace_options.clone()).unwrap_or_default()
+}
+
+/// Whether `mode` is the node's own namespace.
+pub(crate) fn is_node(mode: i32) -> bool {
+    mode == NamespaceMode::Node as i32
+}
+
+/// The pod's user namespace, if it has one of its own.
+pub(crate) fn user_namespace(config: &PodSandboxConfig) -> Option<UserNamespace> {
+    namespaces(config).userns_options.filter(|u| u.mode == NamespaceMode::Pod as i32)
+}

@@ -1,0 +1,9 @@
+//! The shim of a pod, seen from the daemon: starting one, connecting to one, calling one.
+
+mod client;
+mod spawn;
+
+pub use client::{CallError, Refused};
+pub(crate) use client::{Client, ShimEvent};
+pub(crate) use spawn::Launcher;
+pub use spawn::{LauncherError, SpawnError};
