@@ -80,6 +80,8 @@ pub struct ImageConfig {
     pub mirrors: Vec<Mirror>,
     /// Registries, with or without port, that are spoken to over plain HTTP; loopback always is.
     pub insecure: Vec<String>,
+    /// Names of images that kubelet shall never remove to free space.
+    pub pinned: Vec<String>,
     /// Bounds on what comes from outside.
     pub limits: Limits,
 }
@@ -99,6 +101,9 @@ pub enum OpenError {
     /// The registry client or the configuration of mirrors.
     #[error("cannot use the configuration of registries")]
     Registries(#[source] FetchError),
+    /// A name in the configuration's list of pinned images.
+    #[error("cannot use the configuration of pinned images")]
+    Pinned(#[from] ReferenceError),
 }
 
 /// Why an image was not removed.
@@ -143,6 +148,7 @@ struct Inner {
     config: ImageConfig,
     store: Arc<Store>,
     registries: Registries,
+    pinned: Vec<String>,
 }
 
 impl Images {
@@ -156,7 +162,9 @@ impl Images {
         let registries =
             Registries::new(config.mirrors.clone(), config.insecure.clone(), config.limits.clone())
                 .map_err(OpenError::Registries)?;
-        Ok(Self { inner: Arc::new(Inner { config, store: Arc::new(store), registries }) })
+        let full = |name: &String| name.parse::<Reference>().map(|reference| reference.to_string());
+        let pinned = config.pinned.iter().map(full).collect::<Result<_, _>>()?;
+        Ok(Self { inner: Arc::new(Inner { config, store: Arc::new(store), registries, pinned }) })
     }
 
     /// Makes sure that the image `reference` names in its registry now is here. Dropping the future cancels.
@@ -164,7 +172,7 @@ impl Images {
     /// # Errors
     /// See [`PullError::class`]; nothing is changed then.
     pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<ImageId, PullError> {
-        let Inner { config, store, registries } = &*self.inner;
+        let Inner { config, store, registries, .. } = &*self.inner;
         pull::pull(store, registries, reference, auth, &config.limits).await
     }
 
@@ -195,6 +203,12 @@ impl Images {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Image>> {
         self.inner.store.catalogue().listed().cloned().collect()
+    }
+
+    /// True if the configuration pins the image by one of its names.
+    #[must_use]
+    pub fn is_pinned(&self, image: &Image) -> bool {
+        image.repo_tags.iter().chain(&image.repo_digests).any(|name| self.inner.pinned.contains(name))
     }
 
     /// Removes an image with all its names. Its layers go with the next [`collect`](Self::collect). Blocks for a

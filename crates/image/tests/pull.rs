@@ -117,7 +117,7 @@ async fn by_digest_and_by_mirror_names_stay_as_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_survive_a_restart_and_leave_when_removed() {
     let Some(registry) = start() else { return };
-    let bed = Bed::new();
+    let bed = Bed::with(|config| config.pinned = vec![registry.image("config:1")]);
     let (busybox, config) = (registry.image("busybox:1"), registry.image("config:1"));
     bed.images.pull(&busybox, None).await.unwrap();
     let id = bed.images.pull(&config, None).await.unwrap();
@@ -132,6 +132,7 @@ async fn images_survive_a_restart_and_leave_when_removed() {
     assert!(!half.exists() && !orphan.exists());
     let image = bed.get(&config);
     assert_eq!(image.config.config().as_ref().unwrap().stop_signal().as_deref(), Some("SIGUSR1"));
+    assert!(bed.images.is_pinned(&image) && !bed.images.is_pinned(&bed.get(&busybox)));
     let usage = bed.images.fs_info();
     assert!(usage.used_bytes > 500_000 && usage.inodes_used > 10, "{usage:?}");
 
