@@ -10,8 +10,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::error::Error;
 
-/// Most that a reply may take: what kubelet and crictl accept, too.
-const MESSAGE_MAX: usize = 16 << 20;
+/// Most that a reply may take: two outputs of ExecSync at 16 MiB each, and their wrapping.
+const MESSAGE_MAX: usize = 33 << 20;
 
 /// The three services of one daemon, over one connection.
 #[derive(Debug, Clone)]

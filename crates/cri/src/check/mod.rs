@@ -14,6 +14,8 @@ pub(crate) mod security;
 pub(crate) mod text;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

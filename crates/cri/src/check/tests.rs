@@ -89,8 +89,11 @@ fn ctr() -> ContainerConfig {
     }
 }
 
+/// The field at fault, words of the complaint, and what is done to the good value.
+type Row<T> = (&'static str, &'static str, fn(&mut T));
+
 /// Runs a table: each row spoils a good value; the complaint must name the field and hold the second text.
-fn table<T>(good: fn() -> T, check: fn(&T) -> Check, rows: &[(&str, &str, fn(&mut T))]) {
+fn table<T>(good: fn() -> T, check: fn(&T) -> Check, rows: &[Row<T>]) {
     check(&good()).expect("the request that the rows start from is good");
     for (field, words, spoil) in rows {
         let mut value = good();
@@ -139,6 +142,7 @@ fn userns(mode: NamespaceMode, container_id: u32, host_id: u32, length: u32) -> 
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn pods() {
     table(
         pod,
@@ -288,6 +292,7 @@ fn sysctl(key: &str, value: &str) -> HashMap<String, String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // a table
 fn containers() {
     table(
         ctr,

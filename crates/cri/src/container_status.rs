@@ -1,0 +1,77 @@
+//! `ContainerStatus`.
+
+use std::collections::HashMap;
+
+use api::cri::v1::{
+    ContainerResources, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ContainerUser,
+    LinuxContainerUser,
+};
+use image::Images;
+use pod::Pods;
+use serde_json::{Value, json};
+
+use crate::{
+    container_list::{image_ref, image_spec, state},
+    error::Failure,
+    find, signal,
+};
+
+/// One container.
+pub(crate) fn status(
+    pods: &Pods,
+    images: &Images,
+    request: &ContainerStatusRequest,
+) -> Result<ContainerStatusResponse, Failure> {
+    let id = find::container(pods, &request.container_id)?;
+    let container = pods.container(&id)?;
+    let info = if request.verbose { info(&container) } else { HashMap::new() };
+    Ok(ContainerStatusResponse { status: Some(of(images, &container)), info })
+}
+
+/// The status message of a container.
+pub(crate) fn of(images: &Images, c: &pod::Container) -> ContainerStatus {
+    let (m, s) = (&c.metadata, &c.status);
+    let linux = m.config.linux.as_ref();
+    ContainerStatus {
+        id: m.id.to_string(),
+        metadata: m.config.metadata.clone(),
+        state: state(s.state).into(),
+        created_at: m.created_at,
+        started_at: s.started_at,
+        finished_at: s.finished_at,
+        exit_code: s.exit_code,
+        image: Some(image_spec(m)),
+        image_ref: image_ref(images, m),
+        reason: s.reason.clone(),
+        message: s.message.clone(),
+        labels: m.config.labels.clone(),
+        annotations: m.config.annotations.clone(),
+        mounts: m.config.mounts.clone(),
+        log_path: m.log_path.display().to_string(),
+        resources: Some(ContainerResources { linux: linux.and_then(|l| l.resources.clone()), windows: None }),
+        image_id: m.image_id.clone(),
+        user: Some(ContainerUser { linux: Some(user(&m.user)) }),
+        stop_signal: signal::name(m.stop_signal).into(),
+    }
+}
+
+fn user(user: &pod::User) -> LinuxContainerUser {
+    LinuxContainerUser {
+        uid: user.uid.into(),
+        gid: user.gid.into(),
+        supplemental_groups: user.groups.iter().copied().map(i64::from).collect(),
+    }
+}
+
+/// The keys that crictl and the scripts around it read.
+fn info(c: &pod::Container) -> HashMap<String, String> {
+    let info = json!({
+        "pid": c.status.pid,
+        "sandboxID": c.metadata.pod.as_str(),
+        "restored": c.metadata.restored,
+        "snapshotter": "overlayfs",
+        "runtimeType": "meridian",
+        "runtimeSpec": serde_json::from_slice::<Value>(&c.metadata.spec).unwrap_or_default(),
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}

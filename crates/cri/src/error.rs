@@ -1,0 +1,122 @@
+//! Where errors become gRPC codes; nothing else in the daemon knows the codes.
+//!
+//! The kubelet tests NotFound, DeadlineExceeded and Unimplemented, and looks for two prefixes in messages of pulls. A
+//! message holds the error and its causes, each once, on one line.
+
+use std::error::Error;
+
+use pod::{Class, Classify};
+use tonic::{Code, Status};
+
+use crate::check::Invalid;
+
+/// Why an RPC failed.
+#[derive(Debug)]
+pub struct Failure {
+    code: Code,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: Code, error: &dyn Error) -> Self {
+        Self { code, message: chain(error) }
+    }
+
+    /// The RPC belongs to a later version: clients that have a way around take it.
+    pub(crate) fn unimplemented(rpc: &str) -> Self {
+        Self {
+            code: Code::Unimplemented,
+            message: format!("{rpc} is not implemented in this version of Meridian"),
+        }
+    }
+
+    /// A failed pull. The kubelet looks at the beginning of the text of errors, and sees it unadorned for code Unknown
+    /// alone (cri-api pkg/errors).
+    pub(crate) fn of_pull(error: &image::PullError) -> Self {
+        match error.class() {
+            image::Class::Unavailable => {
+                Self { code: Code::Unknown, message: format!("RegistryUnavailable: {}", chain(error)) }
+            }
+            class => Self::new(image_code(class), error),
+        }
+    }
+
+    /// The node's image store failed.
+    pub(crate) fn of_image_store(error: &dyn Error) -> Self {
+        Self::new(Code::Internal, error)
+    }
+
+    /// Whether this is Meridian's or the node's fault rather than the caller's.
+    pub(crate) fn is_internal(&self) -> bool {
+        matches!(self.code, Code::Internal | Code::DataLoss | Code::Unknown)
+    }
+
+    /// The text that the caller reads.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl<E: Classify> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(code(error.class()), &error)
+    }
+}
+
+impl Classify for Invalid {
+    fn class(&self) -> Class {
+        Class::InvalidArgument
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.code, failure.message)
+    }
+}
+
+fn code(class: Class) -> Code {
+    match class {
+        Class::InvalidArgument => Code::InvalidArgument,
+        Class::NotFound => Code::NotFound,
+        Class::AlreadyExists => Code::AlreadyExists,
+        Class::FailedPrecondition => Code::FailedPrecondition,
+        Class::ResourceExhausted => Code::ResourceExhausted,
+        Class::DataLoss => Code::DataLoss,
+        Class::DeadlineExceeded => Code::DeadlineExceeded,
+        Class::Unimplemented => Code::Unimplemented,
+        Class::Internal => Code::Internal,
+    }
+}
+
+fn image_code(class: image::Class) -> Code {
+    match class {
+        image::Class::InvalidArgument => Code::InvalidArgument,
+        image::Class::NotFound => Code::NotFound,
+        image::Class::PermissionDenied => Code::PermissionDenied,
+        image::Class::ResourceExhausted => Code::ResourceExhausted,
+        image::Class::DataLoss => Code::DataLoss,
+        image::Class::Unavailable => Code::Unavailable,
+        image::Class::Internal => Code::Internal,
+    }
+}
+
+/// The status of an error of crate `pod`, for services beside CRI.
+pub fn status(error: impl Classify) -> Status {
+    Failure::from(error).into()
+}
+
+/// The error and its causes. A cause whose words the text before it already has is left out.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text.replace(['\n', '\r'], " ")
+}

@@ -1,0 +1,40 @@
+//! From the ids of a request to objects.
+
+use api::id::{ContainerId, PodId};
+use pod::{Class, Classify, LookupError, Pods};
+
+use crate::{
+    check::{Field, id},
+    error::Failure,
+};
+
+/// The pod of a request.
+pub(crate) fn sandbox(pods: &Pods, given: &str) -> Result<PodId, Failure> {
+    id::lookup(Field::of("pod_sandbox_id"), given)?;
+    Ok(pods.find_sandbox(given)?)
+}
+
+/// The container of a request.
+pub(crate) fn container(pods: &Pods, given: &str) -> Result<ContainerId, Failure> {
+    id::lookup(Field::of("container_id"), given)?;
+    Ok(pods.find_container(given)?)
+}
+
+/// For requests that a missing pod satisfies.
+pub(crate) fn sandbox_if_there(pods: &Pods, given: &str) -> Result<Option<PodId>, Failure> {
+    id::lookup(Field::of("pod_sandbox_id"), given)?;
+    Ok(if_there(pods.find_sandbox(given))?)
+}
+
+/// For requests that a missing container satisfies.
+pub(crate) fn container_if_there(pods: &Pods, given: &str) -> Result<Option<ContainerId>, Failure> {
+    id::lookup(Field::of("container_id"), given)?;
+    Ok(if_there(pods.find_container(given))?)
+}
+
+fn if_there<T>(found: Result<T, LookupError>) -> Result<Option<T>, LookupError> {
+    match found {
+        Err(error) if error.class() == Class::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}

@@ -1,0 +1,57 @@
+//! `runtime.v1.ImageService`: every RPC, each handed to its file.
+
+use std::{fmt, pin::Pin};
+
+use api::cri::v1::{image_service_server::ImageService, *};
+use image::Images;
+use pod::Pods;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::{
+    error::Failure, image_fs_info, image_list, image_pull, image_remove, image_status, service::answer,
+};
+
+/// The service; a handle on the node's images, and on the pods that use them.
+#[derive(Clone)]
+pub(crate) struct ImageStore {
+    pub(crate) pods: Pods,
+    pub(crate) images: Images,
+}
+
+impl fmt::Debug for ImageStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageStore").finish_non_exhaustive()
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl ImageService for ImageStore {
+    type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<StreamImagesResponse, Status>> + Send>>;
+
+    async fn list_images(&self, r: Request<ListImagesRequest>) -> Reply<ListImagesResponse> {
+        Ok(Response::new(image_list::list(&self.images, r.get_ref())))
+    }
+
+    async fn image_status(&self, r: Request<ImageStatusRequest>) -> Reply<ImageStatusResponse> {
+        answer("ImageStatus", async { image_status::status(&self.images, r.get_ref()) }).await
+    }
+
+    async fn pull_image(&self, r: Request<PullImageRequest>) -> Reply<PullImageResponse> {
+        answer("PullImage", image_pull::pull(&self.images, r.into_inner())).await
+    }
+
+    async fn remove_image(&self, r: Request<RemoveImageRequest>) -> Reply<RemoveImageResponse> {
+        answer("RemoveImage", image_remove::remove(&self.pods, &self.images, r.into_inner())).await
+    }
+
+    async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Reply<ImageFsInfoResponse> {
+        Ok(Response::new(image_fs_info::fs_info(&self.images)))
+    }
+
+    async fn stream_images(&self, _: Request<StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
+        Err(Failure::unimplemented("StreamImages").into())
+    }
+}

@@ -1,0 +1,275 @@
+//! `runtime.v1.RuntimeService`: every RPC, each handed to its file, in a span of its own.
+
+use std::{fmt, pin::Pin, sync::Arc};
+
+use api::cri::v1::{runtime_service_server::RuntimeService, *};
+use image::Images;
+use pod::Pods;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, async_trait};
+use tracing::Instrument;
+
+use crate::{
+    container_checkpoint, container_create, container_exec, container_list, container_remove,
+    container_reopen_log, container_start, container_stats, container_status, container_stop, deadline,
+    error::Failure,
+    runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run,
+    sandbox_status, sandbox_stop,
+    status::{self, Abilities},
+    version,
+};
+
+/// The service; a handle on the node's pods and images.
+#[derive(Clone)]
+pub(crate) struct Runtime {
+    pub(crate) pods: Pods,
+    pub(crate) images: Images,
+    pub(crate) abilities: Arc<Abilities>,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Answers an RPC and tells the log what the caller is told.
+pub(crate) async fn answer<T>(rpc: &'static str, work: impl Future<Output = Result<T, Failure>>) -> Reply<T> {
+    async {
+        let result = work.await;
+        if let Err(failure) = &result {
+            if failure.is_internal() {
+                tracing::error!(error = failure.message(), "request failed");
+            } else {
+                tracing::debug!(error = failure.message(), "request refused");
+            }
+        }
+        Ok(Response::new(result?))
+    }
+    .instrument(tracing::info_span!("rpc", rpc))
+    .await
+}
+
+/// An RPC of a later version.
+fn later<T>(rpc: &'static str) -> Reply<T> {
+    Err(Failure::unimplemented(rpc).into())
+}
+
+#[async_trait]
+impl RuntimeService for Runtime {
+    type StreamPodSandboxesStream = Items<StreamPodSandboxesResponse>;
+    type StreamContainersStream = Items<StreamContainersResponse>;
+    type StreamContainerStatsStream = Items<StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Items<StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Items<StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = Items<ContainerEventResponse>;
+
+    async fn version(&self, _: Request<VersionRequest>) -> Reply<VersionResponse> {
+        Ok(Response::new(version::version()))
+    }
+
+    async fn status(&self, r: Request<StatusRequest>) -> Reply<StatusResponse> {
+        Ok(Response::new(status::status(&self.abilities, r.get_ref())))
+    }
+
+    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {
+        Ok(Response::new(runtime_config::runtime_config()))
+    }
+
+    async fn run_pod_sandbox(&self, r: Request<RunPodSandboxRequest>) -> Reply<RunPodSandboxResponse> {
+        answer("RunPodSandbox", sandbox_run::run(&self.pods, r.into_inner())).await
+    }
+
+    async fn stop_pod_sandbox(&self, r: Request<StopPodSandboxRequest>) -> Reply<StopPodSandboxResponse> {
+        answer("StopPodSandbox", sandbox_stop::stop(&self.pods, r.into_inner())).await
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        r: Request<RemovePodSandboxRequest>,
+    ) -> Reply<RemovePodSandboxResponse> {
+        answer("RemovePodSandbox", sandbox_remove::remove(&self.pods, r.into_inner())).await
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        r: Request<PodSandboxStatusRequest>,
+    ) -> Reply<PodSandboxStatusResponse> {
+        answer("PodSandboxStatus", async { sandbox_status::status(&self.pods, &self.images, r.get_ref()) })
+            .await
+    }
+
+    async fn list_pod_sandbox(&self, r: Request<ListPodSandboxRequest>) -> Reply<ListPodSandboxResponse> {
+        answer("ListPodSandbox", async { sandbox_list::list(&self.pods, r.into_inner()) }).await
+    }
+
+    async fn create_container(&self, r: Request<CreateContainerRequest>) -> Reply<CreateContainerResponse> {
+        answer("CreateContainer", container_create::create(&self.pods, r.into_inner())).await
+    }
+
+    async fn start_container(&self, r: Request<StartContainerRequest>) -> Reply<StartContainerResponse> {
+        answer("StartContainer", container_start::start(&self.pods, r.into_inner())).await
+    }
+
+    async fn stop_container(&self, r: Request<StopContainerRequest>) -> Reply<StopContainerResponse> {
+        answer("StopContainer", container_stop::stop(&self.pods, r.into_inner())).await
+    }
+
+    async fn remove_container(&self, r: Request<RemoveContainerRequest>) -> Reply<RemoveContainerResponse> {
+        answer("RemoveContainer", container_remove::remove(&self.pods, r.into_inner())).await
+    }
+
+    async fn list_containers(&self, r: Request<ListContainersRequest>) -> Reply<ListContainersResponse> {
+        answer("ListContainers", async { container_list::list(&self.pods, &self.images, r.into_inner()) })
+            .await
+    }
+
+    async fn container_status(&self, r: Request<ContainerStatusRequest>) -> Reply<ContainerStatusResponse> {
+        answer("ContainerStatus", async { container_status::status(&self.pods, &self.images, r.get_ref()) })
+            .await
+    }
+
+    async fn exec_sync(&self, r: Request<ExecSyncRequest>) -> Reply<ExecSyncResponse> {
+        answer("ExecSync", container_exec::exec_sync(&self.pods, r.into_inner())).await
+    }
+
+    async fn reopen_container_log(
+        &self,
+        r: Request<ReopenContainerLogRequest>,
+    ) -> Reply<ReopenContainerLogResponse> {
+        answer("ReopenContainerLog", container_reopen_log::reopen_log(&self.pods, r.into_inner())).await
+    }
+
+    async fn container_stats(&self, r: Request<ContainerStatsRequest>) -> Reply<ContainerStatsResponse> {
+        answer("ContainerStats", async { container_stats::stats(&self.pods, r.get_ref()) }).await
+    }
+
+    async fn list_container_stats(
+        &self,
+        r: Request<ListContainerStatsRequest>,
+    ) -> Reply<ListContainerStatsResponse> {
+        answer("ListContainerStats", container_stats::list(&self.pods, r.into_inner())).await
+    }
+
+    async fn checkpoint_container(
+        &self,
+        r: Request<CheckpointContainerRequest>,
+    ) -> Reply<CheckpointContainerResponse> {
+        let limit = deadline::of(r.metadata());
+        answer("CheckpointContainer", container_checkpoint::checkpoint(&self.pods, r.into_inner(), limit))
+            .await
+    }
+
+    async fn checkpoint_pod(&self, r: Request<CheckpointPodRequest>) -> Reply<CheckpointPodResponse> {
+        let limit = deadline::of(r.metadata());
+        answer("CheckpointPod", sandbox_checkpoint::checkpoint(&self.pods, r.into_inner(), limit)).await
+    }
+
+    async fn restore_pod(&self, r: Request<RestorePodRequest>) -> Reply<RestorePodResponse> {
+        let limit = deadline::of(r.metadata());
+        answer("RestorePod", sandbox_restore::restore(&self.pods, r.into_inner(), limit)).await
+    }
+
+    async fn update_container_resources(
+        &self,
+        _: Request<UpdateContainerResourcesRequest>,
+    ) -> Reply<UpdateContainerResourcesResponse> {
+        later("UpdateContainerResources")
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<UpdatePodSandboxResourcesResponse> {
+        later("UpdatePodSandboxResources")
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<UpdateRuntimeConfigRequest>,
+    ) -> Reply<UpdateRuntimeConfigResponse> {
+        later("UpdateRuntimeConfig")
+    }
+
+    async fn exec(&self, _: Request<ExecRequest>) -> Reply<ExecResponse> {
+        later("Exec")
+    }
+
+    async fn attach(&self, _: Request<AttachRequest>) -> Reply<AttachResponse> {
+        later("Attach")
+    }
+
+    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Reply<PortForwardResponse> {
+        later("PortForward")
+    }
+
+    async fn pod_sandbox_stats(&self, _: Request<PodSandboxStatsRequest>) -> Reply<PodSandboxStatsResponse> {
+        later("PodSandboxStats")
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<ListPodSandboxStatsRequest>,
+    ) -> Reply<ListPodSandboxStatsResponse> {
+        later("ListPodSandboxStats")
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Reply<ListMetricDescriptorsResponse> {
+        later("ListMetricDescriptors")
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Reply<ListPodSandboxMetricsResponse> {
+        later("ListPodSandboxMetrics")
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<StreamPodSandboxesRequest>,
+    ) -> Reply<Self::StreamPodSandboxesStream> {
+        later("StreamPodSandboxes")
+    }
+
+    async fn stream_containers(
+        &self,
+        _: Request<StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
+        later("StreamContainers")
+    }
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<StreamContainerStatsRequest>,
+    ) -> Reply<Self::StreamContainerStatsStream> {
+        later("StreamContainerStats")
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<StreamPodSandboxStatsRequest>,
+    ) -> Reply<Self::StreamPodSandboxStatsStream> {
+        later("StreamPodSandboxStats")
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Reply<Self::StreamPodSandboxMetricsStream> {
+        later("StreamPodSandboxMetrics")
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Reply<Self::GetContainerEventsStream> {
+        later("GetContainerEvents")
+    }
+}
