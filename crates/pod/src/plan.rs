@@ -73,6 +73,7 @@ pub(crate) fn lower(built: Built, extra: Extra) -> Lowered {
         restore: extra.restore.map(|(images, descriptors)| shim::RestorePlan {
             images_fd: fds.push(images),
             descriptors,
+            tcp_established: false,
         }),
     };
     Lowered { plan, fds: fds.0 }
