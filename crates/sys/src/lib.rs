@@ -31,6 +31,7 @@ pub mod pidfd;
 pub mod process;
 pub mod pty;
 pub mod root;
+pub mod schedule;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
