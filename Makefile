@@ -21,7 +21,7 @@ install: ## install Debian packages, CRIU and a registry; quick when they are th
 # The shim is static, so that one sealed copy serves every pod, and ends by abort: it has nothing to unwind to.
 build: install ## build meridiand, meridian and meridian-shim into target/bin
 	cargo build --release --workspace --exclude shim
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --package shim --target $(HOST) --config 'profile.release.panic="abort"'
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" cargo build --release --package shim --target $(HOST) --config 'profile.release.panic="abort"'
 	@mkdir -p $(BIN)
 	@install -t $(BIN) $(CARGO_TARGET_DIR)/release/{meridiand,meridian} $(CARGO_TARGET_DIR)/$(HOST)/release/meridian-shim
 
