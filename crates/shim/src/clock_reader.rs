@@ -12,6 +12,7 @@ use sys::{
     clone::{self, Child},
     namespace::{self, Kind},
     pidfd,
+    schedule::RealTime,
     seqpacket::SeqPacket,
     timens,
 };
@@ -61,6 +62,7 @@ fn wait_and_read(time: Option<BorrowedFd<'_>>, socket: &SeqPacket) -> Result<(),
     if let Some(time) = time {
         namespace::setns(time, Kind::Time)?;
     }
+    let _urgent = RealTime::enter();
     // Once before, so that code and vDSO pages are there when it counts.
     let _ = timens::clocks();
     socket.send(READY, &[])?;

@@ -140,18 +140,17 @@ fn of_criu<'a>(step: &'a str, error: &'a CriuError) -> (&'a str, i32, &'a str) {
     }
 }
 
-/// What the kernel's refusal means for the caller.
+/// What the kernel's refusal means for the caller; 0: it was not the kernel's.
 fn kind_of(errno: i32) -> Kind {
-    match Errno::from_raw_os_error(errno) {
-        Errno::NOSPC
-        | Errno::DQUOT
-        | Errno::MFILE
-        | Errno::NFILE
-        | Errno::NOMEM
-        | Errno::AGAIN
-        | Errno::USERS => Kind::Exhausted,
-        Errno::TIMEDOUT | Errno::TIME => Kind::Deadline,
-        _ => Kind::Internal,
+    let exhausted =
+        [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::USERS];
+    let is = |known: &Errno| known.raw_os_error() == errno;
+    if exhausted.iter().any(is) {
+        Kind::Exhausted
+    } else if is(&Errno::TIMEDOUT) {
+        Kind::Deadline
+    } else {
+        Kind::Internal
     }
 }
 

@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use api::shim::v1::{self as proto, event, response};
 use executor::cgroup;
 use rustix::fs::{Mode, OFlags, openat};
-use sys::timens;
+use sys::{schedule::RealTime, timens};
 
 use crate::{
     clock_reader::ClockReader,
@@ -53,6 +53,8 @@ pub struct Freezing {
     events: OwnedFd,
     clocks: ClockReader,
     froze_at: i64,
+    /// What passes between the cut and the reading of the clocks is a jump that the restored pod sees.
+    _urgent: Option<RealTime>,
 }
 
 impl Freezer {
@@ -127,9 +129,10 @@ impl Pod {
             openat(sandbox.cgroup(), "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .and_then(|events| self.poll.add(&events, Token::Cgroup, Interest::Change).map(|()| events))
                 .map_err(RequestError::system("watch cgroup.events of", "pod"))?;
+        let _urgent = RealTime::enter().ok();
         let froze_at = timens::monotonic();
         match cgroup::freeze(sandbox.cgroup()) {
-            Ok(()) => Ok(Freezing { events, clocks, froze_at }),
+            Ok(()) => Ok(Freezing { events, clocks, froze_at, _urgent }),
             Err(errno) => {
                 self.poll.remove(&events);
                 Err(RequestError::system("freeze", "pod cgroup")(errno))

@@ -14,7 +14,7 @@ use api::shim::v1::{self as proto, event, frame, response};
 use executor::{Descriptors, Sandbox};
 use prost::Message;
 use rustix::{io::Errno, process::Signal};
-use sys::{seqpacket::Listener, signal::SignalFd, timens};
+use sys::{process, seqpacket::Listener, signal::SignalFd, timens};
 
 use crate::{
     connection::{Connection, Gone},
@@ -29,6 +29,9 @@ use crate::{
     stdio::BUFFER,
     task::Task,
 };
+
+/// Requests longer than this, in bytes, carry plans: what they were decoded into is given back to the kernel.
+const PLAIN: usize = 512;
 
 /// The answer to a request, with the descriptors beside it.
 pub struct Answer {
@@ -204,6 +207,9 @@ impl Pod {
             Ok(Some(answer)) => self.answer(asker, answer),
             Ok(None) => {}
             Err(error) => self.answer(asker, response::Result::Error(error.into()).into()),
+        }
+        if bytes.len() > PLAIN {
+            process::release_free_memory();
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 use api::shim::v1::{self as proto, response};
 use executor::{Descriptors, cgroup};
 use migration::criu::{self, ReleaseDecision, RestoreOptions};
-use sys::{Pid, pidfd, timens};
+use sys::{Pid, pidfd, schedule::RealTime, timens};
 
 use crate::{
     container::{Ours, Streams},
@@ -36,6 +36,8 @@ pub struct Release {
     ids: Vec<String>,
     /// CLOCK_MONOTONIC, ns.
     at: i64,
+    /// Lateness is a jump of the pod's clocks. None where the host does not grant it.
+    _urgent: Option<RealTime>,
 }
 
 /// How long before the instant the loop is left to spin, in ns: more than a timer's slack (50 us) and a wake-up.
@@ -164,7 +166,7 @@ impl Pod {
             let _ = cgroup::thaw(cgroup);
         }
         let at = i64::try_from(request.at).unwrap_or(i64::MAX);
-        self.release = Some(Release { asker, ids: request.ids, at });
+        self.release = Some(Release { asker, ids: request.ids, at, _urgent: RealTime::enter().ok() });
         Ok(None)
     }
 

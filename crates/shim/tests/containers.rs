@@ -44,7 +44,7 @@ fn nothing_runs_before_start() {
 #[test]
 fn namespaces_are_shared_within_the_pod_and_pids_are_not() {
     let Some(mut bed) = Bed::bare() else { return };
-    let made = bed.create_sandbox(Wish { pod_pid: false });
+    let made = bed.create_sandbox(Wish::default());
     let mut kinds: Vec<_> = made.iter().map(|(kind, _)| kind.as_str()).collect();
     kinds.sort_unstable();
     assert_eq!(kinds, ["ipc", "net", "time", "uts"]);
@@ -65,7 +65,7 @@ fn namespaces_are_shared_within_the_pod_and_pids_are_not() {
 #[test]
 fn pod_mode_shares_one_init() {
     let Some(mut bed) = Bed::bare() else { return };
-    bed.create_sandbox(Wish { pod_pid: true });
+    bed.create_sandbox(Wish { pod_pid: true, ..Wish::default() });
     let init = bed.client.state().pod_init_pid;
     assert_ne!(init, 0);
     let sleeper =
@@ -126,7 +126,7 @@ fn bad_requests_name_what_is_wrong_and_leave_nothing() {
     let Some(mut bed) = Bed::bare() else { return };
     let error = bed.create(Wanted::new("c", &["sh"])).unwrap_err();
     assert_eq!(error.kind(), Kind::Precondition, "{error:?}");
-    bed.create_sandbox(Wish { pod_pid: false });
+    bed.create_sandbox(Wish::default());
     let error = bed.start("nobody").unwrap_err();
     assert_eq!((error.kind(), error.object.as_str()), (Kind::NotFound, "nobody"));
     let error = bed.create(Wanted::new("c", &["/bin/nothing"])).unwrap_err();
@@ -161,7 +161,7 @@ fn execs_answer_with_output_and_code() {
 #[test]
 fn shutdown_leaves_nothing() {
     let Some(mut bed) = Bed::bare() else { return };
-    bed.create_sandbox(Wish { pod_pid: true });
+    bed.create_sandbox(Wish { pod_pid: true, ..Wish::default() });
     let init = bed.client.state().pod_init_pid;
     let running = bed.run(Wanted::new("c", &["sh", "-c", "sleep 1000 & sleep 1000"]));
     let created = bed.create(Wanted::new("d", &["sleep", "1000"])).unwrap();

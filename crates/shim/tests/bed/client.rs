@@ -17,6 +17,8 @@ pub struct Client {
     last_id: u64,
     events: VecDeque<What>,
     responses: VecDeque<(u64, response::Result, Vec<OwnedFd>)>,
+    /// From request to answer, the last time.
+    pub took: Duration,
 }
 
 /// A response and the descriptors beside it.
@@ -27,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Client {
     pub fn connect(path: &Path) -> Self {
         let socket = SeqPacket::connect(path).unwrap();
-        Self { socket, last_id: 0, events: VecDeque::new(), responses: VecDeque::new() }
+        Self { socket, last_id: 0, events: VecDeque::new(), responses: VecDeque::new(), took: Duration::ZERO }
     }
 
     /// Asks without waiting.
@@ -54,8 +56,11 @@ impl Client {
     }
 
     pub fn call(&mut self, call: Call, fds: &[BorrowedFd<'_>]) -> Answer {
+        let begun = Instant::now();
         let id = self.ask(call, fds);
-        self.answer(id)
+        let answer = self.answer(id);
+        self.took = begun.elapsed();
+        answer
     }
 
     /// A request that answers nothing but success.

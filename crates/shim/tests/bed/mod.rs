@@ -28,9 +28,11 @@ pub use client::Client;
 static BEDS: AtomicU32 = AtomicU32::new(0);
 
 /// Kinds of namespaces and the like that a sandbox may have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Wish {
     pub pod_pid: bool,
+    /// Command line that starts CRIU.
+    pub criu: Vec<String>,
 }
 
 pub struct Bed {
@@ -48,6 +50,16 @@ fn cache() -> Option<PathBuf> {
     variable("MERIDIAN_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|dir| dir.join("meridian")))
         .or_else(|| variable("HOME").map(|dir| dir.join(".cache/meridian")))
+}
+
+/// The command line of CRIU; none, with the reason printed, where it is missing.
+pub fn criu() -> Option<Vec<String>> {
+    let path = cache()?.join("criu/command.json");
+    let Ok(text) = fs::read(&path) else {
+        println!("skipped: no CRIU at {}; run hack/install", path.display());
+        return None;
+    };
+    Some(serde_json::from_slice(&text).unwrap())
 }
 
 /// A static busybox; none, with the reason printed, where tests cannot run.
@@ -73,7 +85,7 @@ impl Bed {
     /// A running shim with a sandbox in it.
     pub fn new() -> Option<Self> {
         let mut bed = Self::bare()?;
-        bed.create_sandbox(Wish { pod_pid: false });
+        bed.create_sandbox(Wish::default());
         Some(bed)
     }
 
@@ -103,6 +115,8 @@ impl Bed {
             time: true,
             pod_pid: wish.pod_pid,
             hostname: "bed".into(),
+            criu: wish.criu,
+            criu_run: self.dir.join("criu").to_string_lossy().into_owned(),
             cgroups: cgroups
                 .map(|((controller, _), dir_fd)| proto::CgroupFd { controller: controller.clone(), dir_fd })
                 .collect(),

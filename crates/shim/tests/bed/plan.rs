@@ -20,12 +20,24 @@ pub struct Wanted<'a> {
     pub pid_mode: proto::container_plan::PidMode,
     /// CRI log; none: `Bed::log_path(id)`.
     pub log: Option<File>,
+    /// Directory of CRIU's images and descriptors.json, for a container that is to be restored.
+    pub restore: Option<(OwnedFd, String)>,
 }
 
 impl<'a> Wanted<'a> {
     pub fn new(id: &'a str, args: &'a [&'a str]) -> Self {
         let pid_mode = proto::container_plan::PidMode::Container;
-        Self { id, args, tty: false, stdin: false, uid: 0, memory_limit: 0, pid_mode, log: None }
+        Self {
+            id,
+            args,
+            tty: false,
+            stdin: false,
+            uid: 0,
+            memory_limit: 0,
+            pid_mode,
+            log: None,
+            restore: None,
+        }
     }
 }
 
@@ -80,7 +92,7 @@ impl Bed {
     pub fn create(&mut self, wanted: Wanted<'_>) -> Result<u32, proto::Error> {
         let log = wanted.log.unwrap_or_else(|| self.open_log(wanted.id));
         let rootfs = self.rootfs();
-        let plan = proto::ContainerPlan {
+        let mut plan = proto::ContainerPlan {
             id: wanted.id.into(),
             process: Some(process(wanted.args, wanted.tty, wanted.uid)),
             pid_mode: wanted.pid_mode.into(),
@@ -95,8 +107,14 @@ impl Bed {
             stdio: Some(proto::Stdio { stdin: wanted.stdin, stdin_once: false, log_fd: Some(1) }),
             ..Default::default()
         };
+        let mut fds = vec![rootfs.as_fd(), log.as_fd()];
+        if let Some((images, descriptors)) = &wanted.restore {
+            let descriptors = descriptors.clone();
+            plan.restore = Some(proto::RestorePlan { images_fd: 2, descriptors, tcp_established: false });
+            fds.push(images.as_fd());
+        }
         let call = Call::CreateContainer(proto::CreateContainerRequest { plan: Some(plan) });
-        match self.client.call(call, &[rootfs.as_fd(), log.as_fd()])? {
+        match self.client.call(call, &fds)? {
             (response::Result::CreateContainer(created), _) => Ok(created.pid),
             other => panic!("{other:?}"),
         }
