@@ -10,11 +10,11 @@ pub(crate) fn list(images: &Images, request: &ListImagesRequest) -> ListImagesRe
         None | Some("") => images.list(),
         Some(name) => images.get(name).into_iter().collect(),
     };
-    ListImagesResponse { images: found.iter().map(|i| image(i)).collect() }
+    ListImagesResponse { images: found.iter().map(|i| image(images, i)).collect() }
 }
 
 /// An image as CRI describes it.
-pub(crate) fn image(image: &image::Image) -> Image {
+pub(crate) fn image(images: &Images, image: &image::Image) -> Image {
     let user = image.config.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default();
     let (uid, username) = user_of(&user);
     let name = image.repo_tags.first().or(image.repo_digests.first()).cloned().unwrap_or_default();
@@ -26,7 +26,7 @@ pub(crate) fn image(image: &image::Image) -> Image {
         uid,
         username,
         spec: Some(ImageSpec { image: name, ..Default::default() }),
-        pinned: false,
+        pinned: images.is_pinned(image),
     }
 }
 

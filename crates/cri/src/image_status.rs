@@ -17,7 +17,7 @@ pub(crate) fn status(images: &Images, request: &ImageStatusRequest) -> Result<Im
     let name = image_name(request.image.as_ref())?;
     let Some(image) = images.get(name) else { return Ok(ImageStatusResponse::default()) };
     let info = if request.verbose { info(&image) } else { HashMap::new() };
-    Ok(ImageStatusResponse { image: Some(image_list::image(&image)), info })
+    Ok(ImageStatusResponse { image: Some(image_list::image(images, &image)), info })
 }
 
 /// The name or id in a request's `image`.
