@@ -248,7 +248,8 @@ fn kind(field: Field<'_>, profile: &SecurityProfile) -> Result<ProfileType, supe
     one_of(field.at("profile_type"), profile.profile_type, "RuntimeDefault, Unconfined or Localhost (0 to 2)")
 }
 
-/// Only knobs of namespaces that the pod owns (namespaces(7), ipc_namespaces(7)); a name cannot leave /proc/sys.
+/// Only knobs of namespaces that the pod owns (namespaces(7), ipc_namespaces(7)). A name is words joined by dots; a
+/// slash within stands for a dot of an interface's name (sysctl(8)). It cannot leave /proc/sys.
 pub(crate) fn sysctls(
     field: Field<'_>,
     sysctls: &HashMap<String, String>,
@@ -262,17 +263,11 @@ pub(crate) fn sysctls(
         if !key.split(['.', '/']).all(word) {
             return Err(field.conflict("is no sysctl name: it must be words joined by dots"));
         }
-        let dotted = key.replace('/', ".");
-        let ipc =
-            ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
-        let (kind, mode) =
-            match () {
-                () if ipc => ("ipc", options.ipc),
-                () if dotted.starts_with("net.") => ("network", options.network),
-                () => return Err(field.conflict(
-                    "is not namespaced: only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are",
-                )),
-            };
+        let (kind, mode) = owner(key, options).ok_or_else(|| {
+            field.conflict(
+                "is not namespaced: it must be net.*, kernel.shm*, kernel.msg*, kernel.sem or fs.mqueue.*",
+            )
+        })?;
         if mode == NamespaceMode::Node as i32 {
             return Err(field.conflict(format_args!("would change the node: the pod has {kind}: NODE")));
         }
@@ -281,4 +276,14 @@ pub(crate) fn sysctls(
         }
     }
     Ok(())
+}
+
+/// The kind of namespace that a sysctl belongs to, and the pod's mode of it.
+fn owner(key: &str, options: &NamespaceOption) -> Option<(&'static str, i32)> {
+    let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| key.starts_with(p));
+    match key {
+        _ if ipc => Some(("ipc", options.ipc)),
+        _ if key.starts_with("net.") => Some(("network", options.network)),
+        _ => None,
+    }
 }
