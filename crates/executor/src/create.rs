@@ -51,8 +51,16 @@ pub fn create(
     let cgroup = Cgroup::create(sandbox, request)?;
     let spawned = cgroup.v1_entrances().map_err(CreateError::from).and_then(|v1| {
         let (ours, theirs) = Channel::pair().step("socketpair", "")?;
-        let init =
-            Init { sandbox, rootfs: &rootfs, program: &program, stdio, v1: &v1, joins_pid, channel: &theirs };
+        let init = Init {
+            sandbox,
+            rootfs: &rootfs,
+            program: &program,
+            stdio,
+            v1: &v1,
+            joins_pid,
+            channel: &theirs,
+            cgroup: cgroup.as_fd(),
+        };
         let child = spawn(&init, pid_mode, &cgroup)?;
         drop(theirs);
         await_ready(child, ours)

@@ -3,7 +3,7 @@
 //! Its death is the death of the namespace: the kernel kills every process in it, and a dead pid namespace takes no
 //! new ones, so it can be neither pinned nor replaced.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use api::shim::v1::Resources;
 use namespaces::channel::{Channel, Step};
@@ -24,7 +24,7 @@ pub fn spawn(sandbox: &Sandbox) -> Result<Child, CreateError> {
     let cgroup = sandbox.pod_cgroup.make(NAME, &Resources::default())?;
     let spawned = cgroup.v1_entrances().map_err(CreateError::from).and_then(|v1| {
         let (ours, theirs) = Channel::pair().step("socketpair", "")?;
-        let init = PodInit { sandbox, v1: &v1, channel: &theirs };
+        let init = PodInit { sandbox, v1: &v1, channel: &theirs, cgroup: cgroup.as_fd() };
         let user = sandbox.namespace(Kind::User);
         let new = Kinds::NONE.with(Kind::Pid).with(Kind::Mount);
         let options = Options { new, cgroup: Some(cgroup.as_fd()), sibling: user.is_some() };
@@ -57,11 +57,12 @@ struct PodInit<'a> {
     sandbox: &'a Sandbox,
     v1: &'a [OwnedFd],
     channel: &'a Channel,
+    cgroup: BorrowedFd<'a>,
 }
 
 impl PodInit<'_> {
     fn leave_shim(&self, helper: Option<&Channel>) -> Result<(), Failure> {
-        let own = [self.channel.as_fd(), self.sandbox.cgroup()];
+        let own = [self.channel.as_fd(), self.cgroup];
         let joined = self.sandbox.joined().map(|(_, fd)| fd).chain(self.sandbox.namespace(Kind::User));
         let kept: Vec<_> = own
             .into_iter()

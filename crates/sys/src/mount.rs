@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -18,7 +18,10 @@ use rustix::process::{fchdir, pivot_root};
 
 pub use rustix::mount::MountAttrFlags as Flags;
 
-use crate::{Result, check};
+use crate::{Errno, Result, check};
+
+/// Mounts on top of each other on an old root before [`pivot`] gives up.
+const MAX_STACKED: u32 = 64;
 
 /// A filesystem instance being configured: `fsopen(2)` up to `fsmount(2)`.
 #[derive(Debug)]
@@ -170,15 +173,29 @@ pub fn attach_at(mount: impl AsFd, path: impl Arg) -> Result<()> {
     move_mount(mount, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-/// Makes `root`, a mount attached in this namespace, the root of it, and drops the old root with all below.
+/// Makes `root`, a mount attached in this namespace, the root of it, and drops the old root with all on and below it.
+///
+/// # Errors
+/// `EBUSY` when the old root would stay attached: a later `setns` would then lead back to it.
 ///
 /// # References
 /// pivot_root(2), "pivot_root(".", ".")" in its notes.
 pub fn pivot(root: impl AsFd) -> Result<()> {
-    fchdir(root)?;
+    let old = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fchdir(&root)?;
     pivot_root(".", ".")?;
-    // "." is now the old root, stacked on the new one.
-    unmount(".", UnmountFlags::DETACH)
+    // The old root now lies on the new one. From the new one "." would mean whatever lies on top of both, so start
+    // from the old one: each turn takes the topmost mount of its stack, and the last the old root itself.
+    fchdir(&old)?;
+    for _ in 0..MAX_STACKED {
+        match unmount(".", UnmountFlags::DETACH) {
+            Ok(()) => {}
+            // Not a mount of this namespace any more.
+            Err(Errno::INVAL) => return fchdir(root),
+            Err(other) => return Err(other),
+        }
+    }
+    Err(Errno::BUSY)
 }
 
 /// Detaches what is mounted at `path` now; it is gone when its last user is. The last component is not followed.

@@ -23,6 +23,8 @@ pub(crate) struct Init<'a> {
     /// Joined by a helper before: so is the user namespace.
     pub joins_pid: Option<BorrowedFd<'a>>,
     pub channel: &'a Channel,
+    /// The container's directory in the unified hierarchy.
+    pub cgroup: BorrowedFd<'a>,
 }
 
 impl Init<'_> {
@@ -77,12 +79,7 @@ impl Init<'_> {
 
     /// Copies of what belongs to other containers (their channels above all) go, and Rust's handler of broken pipes.
     fn drop_siblings(&self, helper: Option<&Channel>) -> Result<(), Failure> {
-        let own = [
-            self.channel.as_fd(),
-            self.sandbox.proc.as_fd(),
-            self.sandbox.null.as_fd(),
-            self.sandbox.cgroup(),
-        ];
+        let own = [self.channel.as_fd(), self.sandbox.proc.as_fd(), self.sandbox.null.as_fd(), self.cgroup];
         let joined = self.sandbox.joined().map(|(_, fd)| fd);
         let user = self.sandbox.namespace(Kind::User);
         let v1 = self.v1.iter().map(AsFd::as_fd);

@@ -47,6 +47,15 @@ const DIRECTORIES: [&str; 3] = ["pts", "shm", "mqueue"];
 /// Fills a new tmpfs with the default nodes and those of `devices` that belong below `/dev` (which are taken out),
 /// owned by the container's root, and opens its null.
 pub fn fill(tmpfs: &OwnedFd, sandbox: &Sandbox, devices: &mut Vec<Device>) -> Result<OwnedFd, Failure> {
+    // Modes as written, whoever calls.
+    let umask = rustix::process::umask(Mode::empty());
+    let filled = fill_as_written(tmpfs, sandbox, devices);
+    rustix::process::umask(umask);
+    filled?;
+    open_null(tmpfs).step("open", "/dev/null")
+}
+
+fn fill_as_written(tmpfs: &OwnedFd, sandbox: &Sandbox, devices: &mut Vec<Device>) -> Result<(), Failure> {
     let owner = (Uid::from_raw(sandbox.host_uid(0)), Gid::from_raw(sandbox.host_gid(0)));
     let own = |name: &str| {
         chownat(tmpfs, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH)
@@ -65,8 +74,7 @@ pub fn fill(tmpfs: &OwnedFd, sandbox: &Sandbox, devices: &mut Vec<Device>) -> Re
             .step("make directory", name)?;
     }
     own("").step("chown", "/dev")?;
-    device::make_below_dev(tmpfs.as_fd(), sandbox, devices)?;
-    open_null(tmpfs).step("open", "/dev/null")
+    device::make_below_dev(tmpfs.as_fd(), sandbox, devices)
 }
 
 /// A null device on a filesystem of its own.
@@ -88,7 +96,6 @@ fn tmpfs_with_null() -> sys::Result<OwnedFd> {
 }
 
 fn make_node(dir: &OwnedFd, name: &str, major: u32, minor: u32) -> sys::Result<()> {
-    // The shim's umask is 0.
     mknodat(dir, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))
 }
 

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use api::shim::v1::ContainerPlan;
 use namespaces::channel::Step;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use sys::mount::{Attributes, Flags, Propagation, attach, pivot, set_attributes};
+use sys::mount::{Attributes, Flags, Propagation, attach, attach_at, pivot, set_attributes};
 use sys::pty::Pty;
 use sys::root::Root;
 
@@ -72,7 +72,7 @@ impl Rootfs {
         let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
         set_attributes(&old_root, true, &private).step("make private", "/")?;
         if let Some(sysfs) = &self.lent_sysfs {
-            attach(sysfs, &old_root).step("mount sysfs", "/")?;
+            attach_at(sysfs, "/proc").step("lend sysfs", "/proc")?;
         }
         attach(&self.root, &old_root).step("mount", "root filesystem")?;
         let root = Root::new(self.root.as_fd());
