@@ -100,6 +100,7 @@ fn all_die() {
     let (created, output) = bed.start(plan);
     let procs = bed.cgroup().join("c1/cgroup.procs");
     eventually("eleven processes", || fs::read_to_string(&procs).unwrap().lines().count() == 11);
+    eventually("echo", || status(created.pid, "Name") == "sleep");
     pidfd::kill(&created.pidfd, Signal::KILL).unwrap();
     assert_eq!(pidfd::wait(&created.pidfd).unwrap().code(), 137);
     eventually("empty", || fs::read_to_string(&procs).unwrap().is_empty());
