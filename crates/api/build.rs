@@ -23,6 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             tonic_prost_build::configure()
                 .build_client(services)
                 .build_server(services)
+                // Memory pages: borrowed from the frame they came in, not copied.
+                .bytes(".peer.v1")
                 .compile_fds(descriptors)?;
         }
     }

@@ -1,4 +1,4 @@
-//! What a pod's clocks read after a move: pure arithmetic, no clock is read here.
+//! What a pod's clocks read after a move: pure arithmetic, no clock is read here (only [`own_offsets`] looks at /proc).
 //!
 //! A pod's time namespace has offsets against the **initial** namespace of its host. They are fixed before CRIU's
 //! tasks enter, which is before their memory is back; so they are made for a *planned* instant R, and the tasks are
@@ -119,6 +119,16 @@ pub fn offsets(frozen: &ClockReading, release: &Release, policy: Policy) -> Resu
         monotonic: offset(frozen.monotonic, release.initial_monotonic)?,
         boottime: offset(boottime, release.initial_boottime)?,
     })
+}
+
+/// The offsets of the calling process's own time namespace, for [`plan`].
+#[must_use]
+pub fn own_offsets() -> Offsets {
+    if crate::fault::is_set("ignore-time-namespace") {
+        return Offsets::default();
+    }
+    // A kernel without time namespaces has no such file, and no offsets.
+    sys::timens::read_offsets(sys::process::id()).unwrap_or_default()
 }
 
 /// What the tasks see of a release at `released` (on the clock of [`Release::at`]), after a freeze that took

@@ -8,8 +8,10 @@
 mod bed;
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +19,9 @@ use std::time::Duration;
 use bed::{Container, Node, Pipes, freeze, in_helper, open_dir, read_for};
 use migration::clock::{ClockReading, Policy, offsets, plan};
 use migration::criu::{DumpOptions, ReleaseDecision, RestoreOptions, dump, enter, probe, restore};
+use migration::transport::PageReceiver;
 use namespaces::NamespaceKind as Kind;
+use sys::clone;
 use sys::timens::{Offsets, clocks, monotonic};
 
 fn main() {
@@ -37,6 +41,7 @@ fn main() {
     for (name, test) in [
         ("probe fills CRIU's cache", probe_fills_the_cache as fn(&Node)),
         ("a tree moves, held, without a jump of its clocks", a_tree_moves_held_without_a_jump),
+        ("memory streams to another directory", memory_streams_to_another_directory),
         ("a restore given up runs nothing", a_restore_given_up_runs_nothing),
         ("a dump given up leaves the tree running", a_dump_given_up_leaves_the_tree_running),
         ("a deadline rolls the dump back", a_deadline_rolls_the_dump_back),
@@ -109,6 +114,17 @@ fn probe_fills_the_cache(node: &Node) {
 
 /// Dumps, and gives the error or "".
 fn try_dump(node: &Node, container: &Container, images: &Path, deadline: Duration, cut: bool) -> String {
+    dump_to(node, container, images, None, deadline, cut)
+}
+
+fn dump_to(
+    node: &Node,
+    container: &Container,
+    images: &Path,
+    page_socket: Option<BorrowedFd<'_>>,
+    deadline: Duration,
+    cut: bool,
+) -> String {
     let external: Vec<String> = bed::EXTERNAL.iter().map(ToString::to_string).collect();
     fs::create_dir_all(images).unwrap();
     in_helper(|| {
@@ -119,7 +135,7 @@ fn try_dump(node: &Node, container: &Container, images: &Path, deadline: Duratio
             pid: container.process.pid,
             cgroup: cgroup.as_fd(),
             images: images.as_fd(),
-            page_socket: None,
+            page_socket,
             external: &external,
             tcp_established: false,
             deadline,
@@ -238,6 +254,37 @@ fn a_tree_moves_held_without_a_jump(node: &Node) {
     assert_eq!(fs::read_to_string(back.cgroup.join("cgroup.procs")).unwrap().lines().count(), 2);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains(&format!("PPid:\t{}\n", std::process::id())), "{status}");
+}
+
+/// As in a migration: pages go over a socket, everything else into files, and together they restore.
+fn memory_streams_to_another_directory(node: &Node) {
+    let mut container = Container::start(node, "source", &["tight"]);
+    assert!(read_for(&mut container.pipes.stdout, Duration::from_millis(200)).contains("tick"));
+    let (images, stdio) = (node.dir.path().join("images"), stdio_of(&container));
+    fs::create_dir(&images).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let receiver = PageReceiver::new(open_dir(&images));
+    let server = clone::fork(&clone::Options::default(), || u8::from(receive(&ours, receiver) == 0)).unwrap();
+    drop(ours);
+    let deadline = Duration::from_secs(20);
+    assert_eq!(dump_to(node, &container, &images, Some(theirs.as_fd()), deadline, true), "");
+    container.kill();
+    assert_eq!(sys::pidfd::wait(server.pidfd).unwrap().code(), 0, "no pages came");
+    let mut back = try_restore(node, &images, stdio, Offsets::default(), ReleaseDecision::Release);
+    assert!(back.said.parse::<i32>().is_ok(), "{}", back.said);
+    freeze(&back.cgroup, false);
+    assert!(read_for(&mut back.pipes.stdout, Duration::from_millis(300)).contains("tick"));
+}
+
+/// Plays the destination until the dump says that it is over; the bytes of memory.
+fn receive(mut socket: &UnixStream, mut receiver: PageReceiver) -> u64 {
+    let mut piece = vec![0; 1 << 16];
+    while !receiver.is_closed() {
+        let read = socket.read(&mut piece).unwrap();
+        let answer = receiver.feed(&piece[..read]).unwrap();
+        socket.write_all(&answer).unwrap();
+    }
+    receiver.finish().unwrap()
 }
 
 fn a_restore_given_up_runs_nothing(node: &Node) {

@@ -21,9 +21,11 @@ mod directory;
 mod metadata;
 mod write;
 
+#[cfg(feature = "transport")]
+pub(crate) use directory::is_image;
 pub use directory::{Checkpoint, CheckpointError};
 pub use metadata::{BindMount, ContainerFacts};
-pub use write::{Parts, WriteError, write, write_pod_options};
+pub use write::{Parts, WriteError, digest_of, write, write_pod_options};
 
 use std::io::{self, Read, Write};
 

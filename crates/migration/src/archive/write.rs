@@ -88,6 +88,14 @@ pub fn write(out: impl Write, parts: &Parts<'_>) -> Result<FileDigest, WriteErro
     Ok(hashing.digest())
 }
 
+/// Size and digest of a file, from its start.
+pub fn digest_of(mut file: &File) -> io::Result<FileDigest> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut hashing = Hashing::new(io::sink());
+    io::copy(&mut file, &mut hashing)?;
+    Ok(hashing.digest())
+}
+
 /// `pod.options`: the one file for a whole pod that checkpointctl's library knows.
 pub fn write_pod_options<'a>(
     out: impl Write,
