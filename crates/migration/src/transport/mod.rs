@@ -40,6 +40,3 @@ pub use pod::{Cut, Destination, DestinationPod, Diff, Dumped, Failure, FailureKi
 pub use report::Report;
 pub use source::{Move, Outcome, move_pod, resolve};
 pub use tls::{Identity, IdentityError};
-
-#[cfg(test)]
-mod tests;
