@@ -18,6 +18,7 @@ fn main() {
         println!("skipped: {reason}");
         return;
     }
+    bed::isolate();
     let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
     let tests =
         [basics::TESTS, confinement::TESTS, pids::TESTS, users::TESTS, resources::TESTS, hostile::TESTS]

@@ -44,6 +44,14 @@ pub fn missing() -> Option<&'static str> {
     busybox().is_none().then_some("no busybox-static: run hack/install")
 }
 
+/// A mount namespace of our own: other tests on the machine do not change what we see.
+pub fn isolate() {
+    sys::namespace::unshare(sys::namespace::Kind::Mount).unwrap();
+    let private =
+        sys::mount::Attributes { propagation: Some(sys::mount::Propagation::Private), ..Default::default() };
+    sys::mount::set_attributes(fs::File::open("/").unwrap(), true, &private).unwrap();
+}
+
 /// What a test must not leave behind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Census {
@@ -110,6 +118,13 @@ impl Bed {
         let (sandbox, pins) = Sandbox::create(&request, &mut Descriptors::new(fds)).unwrap();
         drop(pins);
         Self { dir, pod, cgroups, sandbox: Some(sandbox), next: 0 }
+    }
+
+    fn clean(&self) {
+        for path in &self.cgroups {
+            fs::remove_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        fs::remove_dir_all(&self.dir).unwrap();
     }
 
     pub fn sandbox(&self) -> &Sandbox {
@@ -195,15 +210,13 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        let left = self.sandbox.take().unwrap().end();
+        let Some(sandbox) = self.sandbox.take() else { return };
+        let left = sandbox.end();
         if std::thread::panicking() {
             return;
         }
         assert!(left.is_empty(), "{left:?}");
-        for path in &self.cgroups {
-            fs::remove_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        }
-        fs::remove_dir_all(&self.dir).unwrap();
+        self.clean();
     }
 }
 
