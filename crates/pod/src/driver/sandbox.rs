@@ -117,7 +117,9 @@ impl Driver {
             registry.remove(&self.pod.id);
         }
         let mut replies = std::mem::take(&mut self.remove_replies).into_iter();
-        if let (Err(error), Some(first)) = (result, replies.next()) {
+        if let Err(error) = result
+            && let Some(first) = replies.next()
+        {
             let _ = first.send(Err(error));
         }
         for reply in replies.chain(std::mem::take(&mut self.stop_replies)) {
