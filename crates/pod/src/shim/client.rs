@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 /// Longest wait for an answer that needs no work beyond a few system calls.
-const PROMPT: Duration = Duration::from_secs(20);
+pub(super) const PROMPT: Duration = Duration::from_secs(20);
 
 /// What the shim says is wrong: the step, the errno and the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Client {
     }
 
     /// A call that is answered with `done`.
-    async fn order(&self, name: &'static str, call: Call, fds: &[BorrowedFd<'_>], limit: Duration) -> Result<(), CallError> {
+    pub(super) async fn order(&self, name: &'static str, call: Call, fds: &[BorrowedFd<'_>], limit: Duration) -> Result<(), CallError> {
         match self.call(call, fds, limit).await?.0 {
             response::Result::Done(_) => Ok(()),
             _ => Err(CallError::Protocol(name)),
