@@ -123,7 +123,7 @@ func (s *stage) add(ctx context.Context, name, handler string, connection *clien
 func (s *stage) close() error {
 	var errs []error
 	if s.node != nil && s.node.Client != nil {
-		errs = append(errs, s.node.Purge(context.Background()), s.node.Stop(), os.RemoveAll(s.node.Dir))
+		errs = append(errs, s.node.Purge(context.Background()), s.node.Stop(), s.node.Discard())
 	}
 	if s.containerd != nil && s.containerd.Process != nil {
 		_ = s.containerd.Process.Kill()

@@ -216,6 +216,14 @@ func (n *Node) Purge(ctx context.Context) error {
 	return err
 }
 
+// Discard removes what a stopped node leaves: its directories, with the mount that holds pins.
+func (n *Node) Discard() error {
+	if err := syscall.Unmount(filepath.Join(n.Run, "ns"), syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
+		return fmt.Errorf("unmount pins of %s: %w", n.Name, err)
+	}
+	return os.RemoveAll(n.Dir)
+}
+
 // Scope is what a census of this node counts.
 func (n *Node) Scope() census.Scope {
 	return census.Scope{Run: n.Run, Root: n.Root, Cgroup: n.Cgroup, Daemon: n.Pid()}
