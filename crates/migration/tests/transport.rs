@@ -33,14 +33,14 @@ async fn a_pod_arrives_whole_and_leaves() {
             "apply 1 [\"/gone\"] diff 1",
             "shm",
             "clocks",
-            "restore [[\"pipe:[0]\"], [\"pipe:[1]\"]]",
+            "restore",
             "release",
         ]
         .map(str::to_owned)
     );
-    for index in [0, 1] {
-        let dir = target.images(index);
-        assert_eq!(fs::read(dir.join("core-1.img")).unwrap(), vec![index as u8; 300_000]);
+    for index in [0_u8, 1] {
+        let dir = target.images(index.into());
+        assert_eq!(fs::read(dir.join("core-1.img")).unwrap(), vec![index; 300_000]);
         assert_eq!(fs::read(dir.join("pages-1.img")).unwrap().len() as u64, MEMORY);
         assert!(!dir.join("dump.log").exists());
     }

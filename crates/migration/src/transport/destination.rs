@@ -118,26 +118,28 @@ async fn take_in<D: Destination>(
     // Not cut short at the deadline: it would leave half a pod behind. The source gives up by itself.
     let pod = phases.run(Phase::Prepare, host.destination.receive(offer)).await;
     let pod = pod.map_err(MoveError::pod("prepare"))?;
+    let epoch = Epoch {
+        version: 1,
+        migration: migration.to_string(),
+        pod: pod.id(),
+        peer: String::new(),
+        ticket: hex::encode(&ticket),
+        state: EpochState::DestinationReceiving,
+    };
     let mut side = Side { host, pod: &pod, connection, phases, containers, policy, deadline };
-    let held = timeout_at(deadline, side.until_held(&ticket)).await.unwrap_or_else(|_| Err(too_late()));
-    let committed = held.and_then(|held| {
-        let epoch = Epoch {
-            version: 1,
-            migration: migration.to_string(),
-            pod: pod.id(),
-            peer: String::new(),
-            ticket: hex::encode(&ticket),
-            state: EpochState::DestinationCommitted,
-        };
-        match host.journal.commit(&epoch)? {
-            true => Ok(held),
-            false => Err(out.malformed("a commit of a move that was given up")),
-        }
+    let held = async {
+        host.journal.put(&epoch)?;
+        timeout_at(deadline, side.until_held(&ticket)).await.unwrap_or_else(|_| Err(too_late()))
+    };
+    let committed = held.await.and_then(|held| match host.journal.commit(&epoch)? {
+        true => Ok(held),
+        false => Err(out.malformed("a commit of a move that was given up")),
     });
     match committed {
         Ok(held) => side.release(held).await.map(|()| pod.id()),
         Err(error) => {
             pod.abort().await;
+            host.journal.give_up(&epoch)?;
             Err(error)
         }
     }
@@ -163,7 +165,6 @@ struct Held {
 #[derive(Default)]
 struct Contents {
     cut: Option<Cut>,
-    descriptors: Vec<Vec<String>>,
     deleted: Vec<Vec<PathBuf>>,
     diffs: Vec<Option<StdFile>>,
     shm: Option<StdFile>,
@@ -179,7 +180,7 @@ impl<D: Destination> Side<'_, D> {
         let planned = Instant::now();
         let release = self.set_clocks(&cut, contents.memory).await?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let restore = self.pod.restore(contents.descriptors, left);
+        let restore = self.pod.restore(left);
         self.phases.run(Phase::Restore, restore).await.map_err(MoveError::pod("restore"))?;
         fault::die_at("before-confirm");
         out.send(Body::Restored(Restored {}), "restore").await?;
@@ -280,7 +281,6 @@ impl Receiver {
         }
         let count = images.len();
         let contents = Contents {
-            descriptors: vec![Vec::new(); count],
             deleted: vec![Vec::new(); count],
             diffs: (0..count).map(|_| None).collect(),
             ..Contents::default()
@@ -342,10 +342,6 @@ impl Receiver {
             Kind::Shm => self.contents.shm = arrived.file,
             Kind::Deleted => {
                 self.contents.deleted[index] = serde_json::from_slice(&arrived.bytes).map_err(unreadable)?;
-            }
-            Kind::Descriptors => {
-                self.contents.descriptors[index] =
-                    serde_json::from_slice(&arrived.bytes).map_err(unreadable)?;
             }
         }
         Ok(())

@@ -64,6 +64,12 @@ pub enum MoveError {
         /// Of what.
         what: String,
     },
+    /// A container's standard streams are not what the other node prepared for.
+    #[error("a container replaced its standard streams while it was about to be moved: they are {now:?} now")]
+    Redirected {
+        /// What they are.
+        now: Vec<String>,
+    },
     /// The user's time is over.
     #[error("the deadline of {seconds:.3} s passed")]
     Deadline {
@@ -113,9 +119,11 @@ impl MoveError {
             Self::Pod { source, .. } => source.kind,
             Self::Refused { kind, .. } => *kind,
             Self::Deadline { .. } => FailureKind::Deadline,
-            Self::Connect { .. } | Self::Lost { .. } | Self::Needs(_) | Self::Unresolved { .. } => {
-                FailureKind::Precondition
-            }
+            Self::Connect { .. }
+            | Self::Lost { .. }
+            | Self::Needs(_)
+            | Self::Redirected { .. }
+            | Self::Unresolved { .. } => FailureKind::Precondition,
             Self::Clock(_) => FailureKind::Invalid,
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 FailureKind::Exhausted

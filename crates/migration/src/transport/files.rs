@@ -125,7 +125,7 @@ pub(super) struct Arrived {
     pub bytes: Vec<u8>,
 }
 
-/// Largest list of paths or descriptors, in bytes.
+/// Largest list of paths, in bytes.
 const SMALL: u64 = 64 << 20;
 
 impl Incoming {
@@ -149,8 +149,8 @@ impl Incoming {
                 let made = openat(dir, ".", flags, Mode::from_raw_mode(0o600));
                 Sink::File(made.map_err(|errno| MoveError::file("make temporary file")(errno.into()))?.into())
             }
-            Kind::Deleted | Kind::Descriptors if header.size <= SMALL => Sink::Memory(Vec::new()),
-            Kind::Deleted | Kind::Descriptors => {
+            Kind::Deleted if header.size <= SMALL => Sink::Memory(Vec::new()),
+            Kind::Deleted => {
                 return Err(out.malformed(format!("a list of {} bytes", header.size)));
             }
         };

@@ -3,8 +3,9 @@
 //! ```text
 //! source:       (none) ──Committing──> Committed ──> (none)     written before Commit is sent / on Confirmed / pod removed
 //!                          └────────> (none)                    the peer says it was given up: thawed
-//! destination:  (none) ──Committed──> kept a day                written on Commit, before the release
-//!               (none) ──Given up───> kept a day                somebody asked before a Commit came
+//! destination:  Receiving ──Committed──> kept a day             written on Commit, before the release
+//!                    └────────────────> (none)                  no Commit came: the copy was removed
+//!               (any but Committed) ──Given up──> kept a day    somebody asked before a Commit came
 //! ```
 //!
 //! No record means: before the commit. Then the source runs and the destination's copy, if any, is removed. A
@@ -48,6 +49,8 @@ pub enum EpochState {
     SourceCommitting,
     /// Source: the destination has. The pod is to be removed.
     SourceCommitted,
+    /// Destination: a copy is being made.
+    DestinationReceiving,
     /// Destination: the pod is this node's.
     DestinationCommitted,
     /// Destination: it never will be.
@@ -86,16 +89,18 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Moves that this node, as their source, has to bring to an end.
+    /// Moves that this node has to look at after a restart.
     pub fn unfinished(&self) -> Result<Vec<Epoch>, JournalError> {
+        let mut found = self.all()?;
+        found.retain(|epoch| epoch.state != EpochState::DestinationGivenUp);
+        Ok(found)
+    }
+
+    fn all(&self) -> Result<Vec<Epoch>, JournalError> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(failed("list", &self.dir))? {
             let path = entry.map_err(failed("list", &self.dir))?.path();
-            if let Some(epoch) = read(&path)?.filter(|epoch| {
-                matches!(epoch.state, EpochState::SourceCommitting | EpochState::SourceCommitted)
-            }) {
-                found.push(epoch);
-            }
+            found.extend(read(&path)?);
         }
         Ok(found)
     }
@@ -132,18 +137,31 @@ impl Journal {
     /// Destination: commits unless it was given up. True: the pod is this node's from here on.
     pub fn commit(&self, epoch: &Epoch) -> Result<bool, JournalError> {
         let _alone = self.deciding.lock();
-        if self.get(&epoch.migration)?.is_some() {
+        let receiving = |known: Epoch| known.state == EpochState::DestinationReceiving;
+        if !self.get(&epoch.migration)?.is_none_or(receiving) {
             return Ok(false);
         }
         self.put(&Epoch { state: EpochState::DestinationCommitted, ..epoch.clone() })?;
         Ok(true)
     }
 
+    /// Destination: its copy is gone. Forgets a move that nobody asked about.
+    pub fn give_up(&self, epoch: &Epoch) -> Result<(), JournalError> {
+        let _alone = self.deciding.lock();
+        let receiving = |known: &Epoch| known.state == EpochState::DestinationReceiving;
+        match self.get(&epoch.migration)?.filter(receiving) {
+            Some(_) => self.remove(&epoch.migration),
+            None => Ok(()),
+        }
+    }
+
     /// Destination: what became of it? If it was not committed, it never will be. `None`: the ticket is wrong.
     pub fn resolve(&self, migration: &str, ticket: &str) -> Result<Option<Epoch>, JournalError> {
         let _alone = self.deciding.lock();
-        if let Some(epoch) = self.get(migration)? {
-            return Ok((epoch.ticket == ticket).then_some(epoch));
+        match self.get(migration)? {
+            Some(epoch) if epoch.ticket != ticket => return Ok(None),
+            Some(epoch) if epoch.state != EpochState::DestinationReceiving => return Ok(Some(epoch)),
+            _ => {}
         }
         let epoch = Epoch {
             version: 1,
@@ -212,13 +230,18 @@ mod tests {
         assert_eq!(journal.resolve("m1", "wrong").unwrap(), None);
         assert_eq!(journal.resolve("m2", "t").unwrap().unwrap().state, EpochState::DestinationGivenUp);
         assert!(!journal.commit(&epoch("m2", EpochState::DestinationCommitted)).unwrap());
+        journal.put(&epoch("m3", EpochState::DestinationReceiving)).unwrap();
+        assert!(journal.commit(&epoch("m3", EpochState::DestinationCommitted)).unwrap());
+        journal.put(&epoch("m4", EpochState::DestinationReceiving)).unwrap();
+        assert_eq!(journal.resolve("m4", "t").unwrap().unwrap().state, EpochState::DestinationGivenUp);
+        assert!(!journal.commit(&epoch("m4", EpochState::DestinationCommitted)).unwrap());
     }
 
     #[test]
-    fn records_survive_and_only_the_sources_are_unfinished() {
+    fn records_survive_and_open_ones_are_unfinished() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
-        for (id, state) in [("a", EpochState::SourceCommitting), ("b", EpochState::DestinationCommitted)] {
+        for (id, state) in [("a", EpochState::SourceCommitting), ("b", EpochState::DestinationGivenUp)] {
             journal.put(&epoch(id, state)).unwrap();
         }
         fs::write(dir.path().join("torn.new"), "{").unwrap();

@@ -75,7 +75,7 @@ pub struct Cut {
 pub struct Dumped {
     /// CRIU's image files.
     pub images: OwnedFd,
-    /// What the descriptors 0, 1 and 2 are.
+    /// What the descriptors 0, 1 and 2 are: as they were offered, or the move fails.
     pub descriptors: Vec<String>,
 }
 
@@ -156,12 +156,8 @@ pub trait DestinationPod: Send + Sync {
     /// Makes the pod's time namespace.
     fn set_clocks(&self, offsets: Offsets) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Restores every container and holds it; `descriptors` in the order of the offer.
-    fn restore(
-        &self,
-        descriptors: Vec<Vec<String>>,
-        deadline: Duration,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Restores every container and holds it.
+    fn restore(&self, deadline: Duration) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Lets all containers go at `at`, CLOCK_MONOTONIC of the daemon in ns, and says when that was.
     fn release(&self, at: i64) -> impl Future<Output = Result<i64, Failure>> + Send;

@@ -133,6 +133,8 @@ impl<P: SourcePod> Source<'_, P> {
     async fn until_commit(&mut self) -> Result<Ready, MoveError> {
         let offer = self.pod.offer();
         let containers = offer.containers.len();
+        let offered: Vec<_> =
+            offer.containers.iter().map(|container| container.descriptors.clone()).collect();
         let (mut streams, theirs) = page_sockets(containers, &self.connection.outgoing)?;
         let Self { pod, request, phases, connection, deadline, .. } = self;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -149,6 +151,10 @@ impl<P: SourcePod> Source<'_, P> {
         connection.outgoing.send(Body::Cut(wire_cut(&cut)), "dump").await?;
         let captured = capture(*pod, phases);
         let (dumps, diffs, shm) = serve_pages(&mut connection.incoming, &mut streams, captured).await?;
+        let mut now = dumps.iter().map(|dump| &dump.descriptors);
+        if let Some((now, _)) = now.by_ref().zip(&offered).find(|(now, offered)| now != offered) {
+            return Err(MoveError::Redirected { now: now.clone() });
+        }
         self.send_all(streams, dumps, diffs, shm).await?;
         match self.connection.incoming.receive("restore").await? {
             Body::Restored(_) => Ok(Ready { ticket, cut }),
@@ -276,11 +282,8 @@ async fn send_container(
     for (name, file) in images(&dump.images).map_err(MoveError::file("list image files"))? {
         send_file(out, total, header(container, Kind::Image, &name), file).await?;
     }
-    let list =
-        |value: serde_json::Result<Vec<u8>>| value.map_err(|e| MoveError::file("encode list")(e.into()));
-    let descriptors = list(serde_json::to_vec(&dump.descriptors))?;
-    send_bytes(out, total, header(container, Kind::Descriptors, ""), descriptors).await?;
-    let deleted = list(serde_json::to_vec(&diff.deleted))?;
+    let deleted =
+        serde_json::to_vec(&diff.deleted).map_err(|error| MoveError::file("encode list")(error.into()))?;
     send_bytes(out, total, header(container, Kind::Deleted, ""), deleted).await?;
     send_file(out, total, header(container, Kind::RootfsDiff, ""), diff.archive).await?;
     Ok(())

@@ -111,8 +111,11 @@ fn play_criu(mut socket: &UnixStream) {
 
 impl SourcePod for Leaving {
     fn offer(&self) -> Offer {
-        let container =
-            |n: u32| Container { id: n.to_string(), name: format!("c{n}"), ..Container::default() };
+        let container = |n: u32| Container {
+            id: n.to_string(),
+            descriptors: vec![format!("pipe:[{n}]")],
+            ..Container::default()
+        };
         Offer { pod_id: "at-source".into(), containers: vec![container(0), container(1)], ..Offer::default() }
     }
 
@@ -228,8 +231,8 @@ impl DestinationPod for Taking {
         note(&self.0, Step::Clocks, "clocks".into()).await
     }
 
-    async fn restore(&self, descriptors: Vec<Vec<String>>, _: Duration) -> Result<(), Failure> {
-        note(&self.0, Step::Restore, format!("restore {descriptors:?}")).await
+    async fn restore(&self, _: Duration) -> Result<(), Failure> {
+        note(&self.0, Step::Restore, "restore".into()).await
     }
 
     async fn release(&self, at: i64) -> Result<i64, Failure> {
