@@ -43,6 +43,23 @@ pub(crate) fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
     context.and_then(|c| c.namespace_options.clone()).unwrap_or_default()
 }
 
+/// The pid namespace mode of a pod, or of a container in it.
+///
+/// A request that says nothing about namespaces means what the kubelet says by default, CONTAINER, and not what the
+/// proto's zero happens to be; a container that says nothing does as its pod.
+pub(crate) fn pid_mode(pod: &PodSandboxConfig, container: Option<&NamespaceOption>) -> NamespaceMode {
+    let context = pod.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    let pods = context.and_then(|c| c.namespace_options.as_ref());
+    let mode = |options: &NamespaceOption| NamespaceMode::try_from(options.pid).unwrap_or_default();
+    let pods = pods.map_or(NamespaceMode::Container, mode);
+    match container.map(mode) {
+        // There is no namespace of the pod to share.
+        Some(NamespaceMode::Pod) if pods != NamespaceMode::Pod => NamespaceMode::Container,
+        Some(own) => own,
+        None => pods,
+    }
+}
+
 /// Whether `mode` is the node's own namespace.
 pub(crate) fn is_node(mode: i32) -> bool {
     mode == NamespaceMode::Node as i32

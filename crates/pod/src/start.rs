@@ -29,7 +29,7 @@ use crate::error::RunError;
 use crate::files;
 use crate::node::{Node, make_dir, now};
 use crate::pod::{Pod, Shim, owner};
-use crate::sandbox::{is_node, namespaces, user_namespace};
+use crate::sandbox::{is_node, namespaces, pid_mode, user_namespace};
 use crate::shim::{Client, ShimEvent};
 use crate::spec::cgroup::pod_path;
 use crate::store::{Change, Commit, CommitError, SandboxRecord};
@@ -257,29 +257,32 @@ impl Reserved {
         let modes = namespaces(&self.config);
         let (net, ipc) = (!is_node(modes.network), !is_node(modes.ipc));
         let user = user_namespace(&self.config);
-        let indexed = cgroups.iter().zip(0..);
-        let cgroup_fds = indexed.flat_map(|(dir, dir_fd)| {
-            dir.controllers.iter().map(move |c| shim::CgroupFd { controller: c.clone(), dir_fd })
-        });
+        // One descriptor for each controller, also where several share a directory: each index is taken once.
+        let named = cgroups.iter().flat_map(|dir| dir.controllers.iter().map(move |c| (c, dir.fd.as_fd())));
+        let (controllers, fds): (Vec<_>, Vec<_>) = named.unzip();
         let request = shim::CreateSandboxRequest {
             pod_id: self.id.to_string(),
             net,
             ipc,
             uts: net,
             time: !self.restored,
-            pod_pid: modes.pid == NamespaceMode::Pod as i32,
+            pod_pid: pid_mode(&self.config, None) == NamespaceMode::Pod,
             hostname: if net { self.config.hostname.clone() } else { String::new() },
             user: user.map(|user| shim::UserNamespace {
                 uids: user.uids.iter().map(id_mapping).collect(),
                 gids: user.gids.iter().map(id_mapping).collect(),
             }),
             sysctls: sysctls(&self.config, net),
-            cgroups: cgroup_fds.collect(),
+            cgroups: controllers
+                .into_iter()
+                .zip(0..)
+                .map(|(c, dir_fd)| shim::CgroupFd { controller: c.clone(), dir_fd })
+                .collect(),
             criu: self.node.config.criu.clone(),
             criu_run: self.node.criu_run(),
             log_limit: 0,
         };
-        (request, cgroups.iter().map(|dir| dir.fd.as_fd()).collect())
+        (request, fds)
     }
 
     fn files(&self) -> Result<(), RunError> {

@@ -33,7 +33,7 @@ use sys::Errno;
 
 use crate::container::User;
 use crate::error::{Class, Classify};
-use crate::sandbox::{is_node, namespaces, user_namespace};
+use crate::sandbox::{is_node, namespaces, pid_mode, user_namespace};
 use mounts::{Entry, PodFiles};
 use process::ImageProcess;
 pub use seccomp::ProfileError;
@@ -148,7 +148,6 @@ pub(crate) struct Built {
 /// Builds the specification of a container.
 pub(crate) fn build(input: Input<'_>, filters: &seccomp::Filters) -> Result<Built, SpecError> {
     let context = security_context(input.container);
-    let modes = context.namespace_options.clone().unwrap_or_default();
     let resolved = user::resolve(&context, &input.image.user, input.rootfs)?;
     let capabilities = security::capabilities(&context, input.own_capabilities)?;
     let filter = filter(&context, capabilities.all, filters)?;
@@ -177,8 +176,8 @@ pub(crate) fn build(input: Input<'_>, filters: &seccomp::Filters) -> Result<Buil
         nodes,
         filter,
         user: resolved.user,
-        pid: NamespaceMode::try_from(modes.pid).unwrap_or_default(),
-        target: modes.target_id,
+        pid: pid_mode(input.pod, context.namespace_options.as_ref()),
+        target: context.namespace_options.as_ref().map(|o| o.target_id.clone()).unwrap_or_default(),
         privileged: context.privileged,
         stop_signal: process::stop_signal(input.container, input.image)?,
     })
@@ -256,7 +255,7 @@ fn namespaces_of(input: Input<'_>, context: &LinuxContainerSecurityContext) -> V
         namespace
     };
     let mut list = vec![make(LinuxNamespaceType::Mount, None), make(LinuxNamespaceType::Cgroup, None)];
-    if context.namespace_options.as_ref().is_none_or(|own| !is_node(own.pid)) {
+    if pid_mode(input.pod, context.namespace_options.as_ref()) != NamespaceMode::Node {
         list.push(make(LinuxNamespaceType::Pid, None));
     }
     list.push(make(LinuxNamespaceType::Time, Some("time")));
