@@ -54,6 +54,7 @@ impl Pod {
         mut fds: Descriptors,
     ) -> Result<Answer, RequestError> {
         let plan = request.plan.ok_or(RequestError::Missing { field: "plan" })?;
+        self.expect_thawed(&plan.id)?;
         if self.tasks.iter().any(|task| task.id == plan.id) {
             return Err(RequestError::ContainerExists { id: plan.id });
         }
@@ -79,6 +80,12 @@ impl Pod {
         let pid = pid_number(task.process().map(|(pid, _)| pid));
         self.tasks.push(task);
         Ok(response::Result::CreateContainer(proto::CreateContainerResponse { pid }).into())
+    }
+
+    /// Refuses to wait for a process that would be frozen: the watchdog could not run meanwhile.
+    pub fn expect_thawed(&self, id: &str) -> Result<(), RequestError> {
+        let frozen = self.freezer.stops(id) || self.release.is_some();
+        if frozen { Err(RequestError::Frozen) } else { Ok(()) }
     }
 
     pub fn sandbox(&self) -> Result<&Sandbox, RequestError> {
@@ -148,6 +155,7 @@ impl Pod {
         &mut self,
         request: &proto::StartContainerRequest,
     ) -> Result<Answer, RequestError> {
+        self.expect_thawed(&request.id)?;
         let task = self.task_mut(&request.id)?;
         task.start()?;
         let started = proto::StartContainerResponse { started_at: task.started_at };

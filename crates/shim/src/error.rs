@@ -31,7 +31,7 @@ pub enum RequestError {
     NoTerminal { id: String },
     #[error("{signal} is not a signal number")]
     Signal { id: String, signal: u32 },
-    #[error("the pod is frozen already")]
+    #[error("the pod is frozen")]
     Frozen,
     #[error("the pod is not frozen; freeze it first")]
     NotFrozen,

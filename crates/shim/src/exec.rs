@@ -67,6 +67,7 @@ impl Pod {
             stdout: take("stdout_fd", request.stdout_fd)?,
             stderr: take("stderr_fd", request.stderr_fd)?,
         };
+        self.expect_thawed(&request.id)?;
         let sandbox = self.sandbox()?;
         let task = self.task(&request.id)?;
         task.expect_phase(PhaseName::Running)?;

@@ -75,6 +75,11 @@ impl Freezer {
         matches!(self, Self::Frozen { ids, .. } if ids.iter().any(|held| held == id))
     }
 
+    /// Whether a new process of this container would stand still at once, and whoever waits for it with it.
+    pub fn stops(&self, id: &str) -> bool {
+        matches!(self, Self::Freezing(..)) || self.holds(id)
+    }
+
     fn take(&mut self) -> Self {
         std::mem::replace(self, Self::Off)
     }

@@ -61,12 +61,14 @@ pub struct Asker {
 /// Everything of one pod.
 pub struct Pod {
     pub poll: Poll,
-    listener: Listener,
+    /// None in a helper.
+    listener: Option<Listener>,
     pub children: SignalFd,
     daemon: Option<Connection>,
     last_number: u32,
     pub host_mounts: OwnedFd,
     pub sandbox: Option<Sandbox>,
+    pub pod_init_ended: bool,
     /// Command line that starts CRIU; empty: none here.
     pub criu_command: Vec<String>,
     /// What CRIU sees as /run.
@@ -91,12 +93,13 @@ impl Pod {
         poll.add(&children, Token::Children, Interest::Read)?;
         Ok(Self {
             poll,
-            listener: init.listener,
+            listener: Some(init.listener),
             children,
             daemon: None,
             last_number: 0,
             host_mounts: init.host_mounts,
             sandbox: None,
+            pod_init_ended: false,
             criu_command: Vec::new(),
             criu_run: PathBuf::new(),
             log_limit: crate::log::LIMIT,
@@ -161,7 +164,7 @@ impl Pod {
     }
 
     fn accept(&mut self) {
-        let Ok(socket) = self.listener.accept() else { return };
+        let Some(Ok(socket)) = self.listener.as_ref().map(Listener::accept) else { return };
         self.disconnect();
         let number = self.new_number();
         self.daemon = Connection::new(socket, number, &self.poll).ok();
@@ -239,6 +242,7 @@ impl Pod {
     /// the other side from seeing its end.
     pub fn close_in_helper(&mut self) {
         self.daemon = None;
+        self.listener = None;
         for task in &mut self.tasks {
             task.close_in_helper();
         }

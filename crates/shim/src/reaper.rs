@@ -30,6 +30,7 @@ impl Pod {
         } else if let Some(exit) = self.execs.ended(pid, status) {
             self.tell_exec_exit(exit);
         } else if self.pod_init_pid() == Some(pid) {
+            self.pod_init_ended = true;
             self.tell(event::What::PodInitExit(proto::PodInitExit {}));
         }
     }

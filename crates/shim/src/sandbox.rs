@@ -39,9 +39,9 @@ impl Pod {
         Ok(Answer { result: response::Result::CreateSandbox(made), fds })
     }
 
-    /// Process 1 of the pid namespace that the containers share, if they do.
+    /// Process 1 of the pid namespace that the containers share, if they do and it lives.
     pub fn pod_init_pid(&self) -> Option<Pid> {
-        Some(self.sandbox.as_ref()?.pod_init()?.pid)
+        if self.pod_init_ended { None } else { Some(self.sandbox.as_ref()?.pod_init()?.pid) }
     }
 
     /// Gives the pod another time namespace, which every later container and exec joins.

@@ -31,8 +31,8 @@ impl Pod {
     /// Ends the shim when the last container has ended.
     pub fn advance_shutdown(&mut self, now: i64) {
         let Some(shutdown) = &self.shutdown else { return };
-        let alive =
-            self.tasks.iter().any(|task| !matches!(task.phase, Phase::Planned(..) | Phase::Exited(..)));
+        let alive = self.pod_init_pid().is_some()
+            || self.tasks.iter().any(|task| !matches!(task.phase, Phase::Planned(..) | Phase::Exited(..)));
         if alive && now < shutdown.deadline {
             return;
         }

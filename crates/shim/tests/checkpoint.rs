@@ -16,7 +16,9 @@ use api::shim::v1::{self as proto, container_state::Phase, request::Call, respon
 use bed::{Bed, Tmpfs, Wish, directory, plan::Wanted, wait_for};
 use sys::timens;
 
-const COUNT: [&str; 3] = ["sh", "-c", "i=0; while :; do echo $i; i=$((i+1)); usleep 5000; done"];
+/// Counts, with the seconds of CLOCK_BOOTTIME beside it, as the pod sees them.
+const COUNT: [&str; 3] =
+    ["sh", "-c", "i=0; while :; do read up _ < /proc/uptime; echo $i $up; i=$((i+1)); usleep 5000; done"];
 
 /// A pod that CRIU works on. The tmpfs goes first when it ends.
 struct Pod {
@@ -69,7 +71,13 @@ impl Pod {
 
     /// The numbers in a container's log.
     fn numbers(&self, id: &str) -> Vec<u64> {
-        self.bed.log(id).lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
+        self.bed.log(id).lines().map(|line| line.split(' ').nth(2).unwrap().parse().unwrap()).collect()
+    }
+
+    /// The clock readings in a container's log, in ms.
+    fn uptimes(&self, id: &str) -> Vec<u64> {
+        let millis = |text: &str| text.replace('.', "").parse::<u64>().unwrap() * 10;
+        self.bed.log(id).lines().map(|line| millis(line.split(' ').nth(3).unwrap())).collect()
     }
 
     fn restore(&mut self, id: &str) -> proto::RestoreResponse {
@@ -134,8 +142,11 @@ fn two_containers_move_to_another_pod_and_go_on_at_one_instant() {
     // The clocks of the new pod, so that at the instant of release they show what was read at the cut.
     let at = timens::monotonic() + 1_000_000_000;
     let clocks = frozen.clocks.unwrap();
-    let offset = clocks.monotonic - at;
-    let time = proto::CreateTimeNamespaceRequest { monotonic_offset: offset, boottime_offset: offset };
+    let ahead = at - timens::monotonic();
+    let time = proto::CreateTimeNamespaceRequest {
+        monotonic_offset: clocks.monotonic - at,
+        boottime_offset: clocks.boottime - (timens::clocks().boottime + ahead),
+    };
     destination.bed.client.call(Call::CreateTimeNamespace(time), &[]).unwrap();
     for (id, dump) in ids.into_iter().zip(dumps) {
         let (_, images) = source.images(id);
@@ -158,11 +169,13 @@ fn two_containers_move_to_another_pod_and_go_on_at_one_instant() {
     for id in ids {
         let before = source.numbers(id);
         assert_consecutive(&destination.numbers(id), before.len() as u64);
+        let (last, first) = (*source.uptimes(id).last().unwrap(), destination.uptimes(id)[0]);
+        println!("the clock of {id} went on after {} ms", first - last);
+        assert!(first >= last && first - last < 200, "{last} {first}");
         assert_eq!(destination.bed.client.state_of(id).phase(), Phase::Running);
     }
     // The shim is the parent of what came back: exits and execs are as with any other.
-    let [out, _] =
-        destination.bed.exec("e", "one", &["sh", "-c", "read up _ < /proc/uptime; echo $PPID"]).unwrap();
+    let [out, _] = destination.bed.exec("e", "one", &["sh", "-c", "echo $PPID"]).unwrap();
     let mut text = String::new();
     fs::File::from(out).read_to_string(&mut text).unwrap();
     assert_eq!(text, "0\n");
@@ -194,4 +207,24 @@ fn a_restore_from_nothing_is_an_error_and_leaves_a_plan() {
     assert_eq!(fs::read_to_string(pod.bed.unified().join("c/cgroup.procs")).unwrap(), "");
     pod.bed.delete("c");
     assert!(!pod.bed.unified().join("c").exists());
+}
+
+#[test]
+fn a_difference_is_a_tar_and_a_list() {
+    let Some(mut pod) = pod() else { return };
+    let script = "echo hello > /new; rm /bin/yes; sleep 1000";
+    pod.bed.run(Wanted::new("c", &["sh", "-c", script]));
+    let upper = pod.bed.dir.join("overlay1/upper");
+    wait_for("the changes", || upper.join("bin/yes").symlink_metadata().is_ok());
+    let [archive, deleted] = ["diff.tar", "deleted"].map(|name| pod.bed.dir.join(name));
+    let files = [&archive, &deleted].map(|path| fs::File::create(path).unwrap());
+    let upper = directory(&upper);
+    let request = proto::DiffRequest { id: "c".into(), upper_fd: 0, archive_fd: 1, deleted_fd: 2 };
+    let fds = [upper.as_fd(), files[0].as_fd(), files[1].as_fd()];
+    let answer = pod.bed.client.call(Call::Diff(request), &fds).unwrap();
+    assert!(matches!(answer.0, response::Result::Done(_)));
+    let deleted: Vec<String> = serde_json::from_slice(&fs::read(deleted).unwrap()).unwrap();
+    assert_eq!(deleted, ["/bin/yes"]);
+    let tar = fs::read(archive).unwrap();
+    assert!(tar.windows(6).any(|bytes| bytes == b"hello\n"));
 }

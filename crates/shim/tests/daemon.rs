@@ -138,6 +138,29 @@ fn after_hold_only_resume_ends_a_freeze() {
 }
 
 #[test]
+fn a_frozen_container_takes_no_exec_and_the_watchdog_still_runs() {
+    let Some(mut bed) = Bed::new() else { return };
+    let pid = bed.run(Wanted::new("c", &SPIN));
+    bed.run(Wanted::new("free", &["sleep", "1000"]));
+    freeze(&mut bed, &["c"], 200).unwrap();
+    assert_eq!(bed.exec("e", "c", &["sh"]).unwrap_err().kind(), Kind::Precondition);
+    let _ends = bed.exec("e", "free", &["sh", "-c", "exit 3"]).unwrap();
+    assert_eq!(bed.client.exec_exit("e").code, 3);
+    bed.client.event(|what| matches!(what, What::Thawed(_)).then_some(()));
+    assert!(is_running(pid));
+}
+
+#[test]
+fn a_daemon_that_does_not_read_is_cut_off() {
+    let Some(mut bed) = Bed::new() else { return };
+    bed.run(Wanted::new("c", &["sleep", "1000"]));
+    let asked = (0..100_000).take_while(|_| bed.client.try_ask(Call::State(proto::StateRequest {}))).count();
+    assert!((1000..50_000).contains(&asked), "{asked}");
+    bed.reconnect();
+    assert_eq!(bed.client.state_of("c").phase(), Phase::Running);
+}
+
+#[test]
 fn garbage_is_answered_and_harms_nothing() {
     let Some(mut bed) = Bed::new() else { return };
     let empty = bed.client.call_empty();

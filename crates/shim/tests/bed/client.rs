@@ -41,6 +41,12 @@ impl Client {
         self.last_id
     }
 
+    /// Asks, if the shim is still there.
+    pub fn try_ask(&mut self, call: Call) -> bool {
+        let body = Some(Body::Request(proto::Request { call: Some(call) }));
+        self.socket.send(&proto::Frame { id: 0, body }.encode_to_vec(), &[]).is_ok()
+    }
+
     pub fn answer(&mut self, id: u64) -> Answer {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -69,14 +75,14 @@ impl Client {
         assert!(matches!(answer, Ok((response::Result::Done(_), _))), "{answer:?}");
     }
 
-    /// The next event that `wanted` takes; others are passed over.
+    /// The next event that `wanted` takes; others are kept.
     pub fn event<T>(&mut self, mut wanted: impl FnMut(&What) -> Option<T>) -> T {
         let end = Instant::now() + PATIENCE;
         loop {
-            while let Some(what) = self.events.pop_front() {
-                if let Some(found) = wanted(&what) {
-                    return found;
-                }
+            let found = self.events.iter().enumerate().find_map(|(index, what)| Some((index, wanted(what)?)));
+            if let Some((index, found)) = found {
+                self.events.remove(index);
+                return found;
             }
             assert!(self.receive(end), "the event did not come");
         }
