@@ -75,6 +75,11 @@ impl Sandbox {
         self.pod_cgroup.remove(pod_init::NAME)
     }
 
+    /// Removes the cgroup of the shared pid namespace's process 1, once that has ended. What stays is reported.
+    pub fn remove(&self) -> Vec<Failure> {
+        if self.pod_init.is_some() { self.pod_cgroup.remove(pod_init::NAME) } else { Vec::new() }
+    }
+
     /// The pod's own namespace of this kind; `None`: it uses the node's.
     #[must_use]
     pub fn namespace(&self, kind: Kind) -> Option<BorrowedFd<'_>> {

@@ -39,6 +39,7 @@ impl Pod {
         let asker = shutdown.asker;
         if let Some(sandbox) = &self.sandbox {
             self.tasks.drain(..).for_each(|task| task.remove(sandbox));
+            sandbox.remove().iter().for_each(|failure| eprintln!("{failure}"));
         }
         self.answer(asker, Answer::done());
         self.done = true;
