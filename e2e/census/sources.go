@@ -42,17 +42,36 @@ func namespaces(Scope) ([]string, error) {
 	return keys(seen), err
 }
 
+// links lists interfaces with their addresses. Link-local ones are left out: the kernel gives them in its own time.
 func links(Scope) ([]string, error) {
 	interfaces, err := net.Interfaces()
 	var lines []string
 	for _, link := range interfaces {
 		addresses, _ := link.Addrs()
-		lines = append(lines, fmt.Sprintf("%s %v", link.Name, addresses))
+		line := link.Name
+		for _, address := range addresses {
+			if text := address.String(); !strings.HasPrefix(text, linkLocal) {
+				line += " " + text
+			}
+		}
+		lines = append(lines, line)
 	}
 	return lines, err
 }
 
-func routes(Scope) ([]string, error) { return command("ip", "-o", "route", "show", "table", "all") }
+const linkLocal = "fe80:"
+
+// routes lists all tables, whether or not a link has a carrier at the moment.
+func routes(Scope) ([]string, error) {
+	all, err := command("ip", "-o", "route", "show", "table", "all")
+	var lines []string
+	for _, line := range all {
+		if !strings.Contains(line, linkLocal) {
+			lines = append(lines, strings.TrimSpace(strings.ReplaceAll(line, " linkdown", "")))
+		}
+	}
+	return lines, err
+}
 
 var counters = regexp.MustCompile(`counter packets \d+ bytes \d+`)
 

@@ -54,13 +54,19 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
-	return &Client{
+	c := &Client{
 		RuntimeService: runtime,
 		Images:         images,
 		Runtime:        runtimeapi.NewRuntimeServiceClient(conn),
 		Image:          runtimeapi.NewImageServiceClient(conn),
 		conn:           conn,
-	}, nil
+	}
+	// Connected now and not at first use, so that a count of the daemon's descriptors stays as it is.
+	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("version of %s: %w", path, err)
+	}
+	return c, nil
 }
 
 // Close ends all connections.

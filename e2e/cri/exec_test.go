@@ -101,11 +101,11 @@ func TestExecSyncErrors(t *testing.T) {
 	}
 	created := p.Create("created", sleeper)
 	_, err := execSync(t, created, 5, "true")
-	wantCode(t, "exec in a container that was not started", err, codes.FailedPrecondition, "created")
+	wantCode(t, "exec in a container that was not started", err, codes.FailedPrecondition, created.ID[:12])
 	exited := p.Run("exited", "exit 0")
 	exited.Wait()
 	_, err = execSync(t, exited, 5, "true")
-	wantCode(t, "exec in an exited container", err, codes.FailedPrecondition, "exited")
+	wantCode(t, "exec in an exited container", err, codes.FailedPrecondition, exited.ID[:12])
 }
 
 func TestManyExecsAtOnce(t *testing.T) {

@@ -96,23 +96,21 @@ func TestPropagation(t *testing.T) {
 		{"host-to-container", runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER, true, false},
 		{"bidirectional", runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL, true, true},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			volume := t.TempDir()
-			tmpfs(t, volume) // a mount of its own, shared as all mounts of this world are
-			admin := security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true })
-			c := p.Run(test.name, sleeper, admin, mounting(&runtimeapi.Mount{HostPath: volume, ContainerPath: "/volume", Propagation: test.mode}))
-			tmpfs(t, filepath.Join(volume, "down"))
-			write(t, filepath.Join(volume, "down/file"), "x")
-			if seen := c.Sh("ls /volume/down") == "file"; seen != test.down {
-				t.Errorf("a later mount of the node is seen: %v, want %v", seen, test.down)
-			}
-			c.Sh("mkdir /volume/up && mount -t tmpfs up /volume/up && touch /volume/up/file")
-			t.Cleanup(func() { _ = unix.Unmount(filepath.Join(volume, "up"), unix.MNT_DETACH) })
-			if seen := exists(filepath.Join(volume, "up/file")); seen != test.upward {
-				t.Errorf("a mount of the container is seen: %v, want %v", seen, test.upward)
-			}
-			c.Stop(0)
-		})
+		volume := t.TempDir()
+		tmpfs(t, volume) // a mount of its own, shared as all mounts of this world are
+		admin := security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.Privileged = true })
+		c := p.Run(test.name, sleeper, admin, mounting(&runtimeapi.Mount{HostPath: volume, ContainerPath: "/volume", Propagation: test.mode}))
+		tmpfs(t, filepath.Join(volume, "down"))
+		write(t, filepath.Join(volume, "down/file"), "x")
+		if seen := c.Sh("ls /volume/down") == "file"; seen != test.down {
+			t.Errorf("%s: a later mount of the node is seen: %v, want %v", test.name, seen, test.down)
+		}
+		c.Sh("mkdir /volume/up && mount -t tmpfs up /volume/up && touch /volume/up/file")
+		t.Cleanup(func() { _ = unix.Unmount(filepath.Join(volume, "up"), unix.MNT_DETACH) })
+		if seen := exists(filepath.Join(volume, "up/file")); seen != test.upward {
+			t.Errorf("%s: a mount of the container is seen: %v, want %v", test.name, seen, test.upward)
+		}
+		c.Stop(0)
 	}
 }
 
@@ -153,16 +151,20 @@ func TestMissingHostPathIsAnErrorAndMakesNothing(t *testing.T) {
 
 // A mount target that the image turns into a symlink out of its root stays inside the root.
 func TestTargetsStayInsideTheRootFilesystem(t *testing.T) {
+	lab.Image(t, "links:1")
 	p := pod(t)
-	volume, outside := t.TempDir(), t.TempDir()
+	volume := t.TempDir()
 	write(t, filepath.Join(volume, "file"), "volume")
-	first := p.Run("first", "mkdir -p /linked && rmdir /linked && ln -s "+outside+" /linked; "+sleeper)
-	first.Sh("test -L /linked")
-	c := p.Run("main", sleeper, mounting(&runtimeapi.Mount{HostPath: volume, ContainerPath: "/var/run/../../linked/inner"}))
-	if got := c.Sh("cat /linked/inner/file"); got != "volume" {
+	c := p.Run("main", sleeper, func(c *runtimeapi.ContainerConfig) {
+		c.Image.Image = lab.Image(t, "links:1")
+		for _, link := range []string{"/absolute", "/climbing", "/chained"} {
+			c.Mounts = append(c.Mounts, &runtimeapi.Mount{HostPath: volume, ContainerPath: link + "/inner" + link})
+		}
+	})
+	if got := c.Sh("cd /outside/inner && cat absolute/file climbing/file chained/file"); got != "volumevolumevolume" {
 		t.Errorf("got %q", got)
 	}
-	if exists(filepath.Join(outside, "inner")) {
+	if exists("/outside") {
 		t.Error("a directory was made outside the root filesystem")
 	}
 }

@@ -87,7 +87,7 @@ func TestContainersLiveBelowThePodsCgroup(t *testing.T) {
 		t.Errorf("in %d hierarchies below the parent: %s", inside, text)
 	}
 	p.Remove()
-	for _, pattern := range []string{"/sys/fs/cgroup/*/", "/sys/fs/cgroup/"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
 		parents, _ := filepath.Glob(pattern + p.Config.Linux.CgroupParent)
 		for _, parent := range parents { // the kubelet owns the parent; what is below it was ours
 			below, _ := filepath.Glob(parent + "/*/cgroup.procs")
