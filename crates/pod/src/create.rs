@@ -1,7 +1,6 @@
 //! Making a container: everything up to `execve`, which then waits for its start.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use api::cri::v1::ContainerConfig;
@@ -28,16 +27,17 @@ pub(crate) struct RestoreSource {
     pub images: OwnedFd,
     /// descriptors.json.
     pub descriptors: String,
-    /// Applies the root filesystem's difference to the upper directory.
-    pub prepare: PrepareUpper,
+    /// Applies the root filesystem's difference, or keeps the descriptor to do so later.
+    pub prepare: PrepareRootfs,
 }
 
-/// A step on the writable layer of a container that does not exist yet.
-pub(crate) struct PrepareUpper(pub Box<dyn FnOnce(&Path) -> Result<(), String> + Send>);
+/// A step on the root filesystem of a container that does not exist yet: on its overlay, mounted nowhere, so that what
+/// is deleted in it leaves whiteouts.
+pub(crate) struct PrepareRootfs(pub Box<dyn FnOnce(BorrowedFd<'_>) -> Result<(), String> + Send>);
 
-impl std::fmt::Debug for PrepareUpper {
+impl std::fmt::Debug for PrepareRootfs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PrepareUpper")
+        f.write_str("PrepareRootfs")
     }
 }
 
@@ -108,7 +108,7 @@ fn prepare_container(
     id: &ContainerId,
     config: &ContainerConfig,
     restored: bool,
-    prepare: Option<PrepareUpper>,
+    prepare: Option<PrepareRootfs>,
 ) -> Result<Prepared, CreateError> {
     let image = find_image(pod, config)?;
     let process = image_process(&image);
@@ -121,8 +121,8 @@ fn prepare_container(
         let map = userns.as_ref().map(|fd| IdMap { namespace: fd.as_fd(), root_uid: owner, root_gid: owner });
         pod.node.images.rootfs(&image, id.as_str(), &pod.node.container_dir(id), map)
     })?;
-    if let Some(PrepareUpper(prepare)) = prepare {
-        prepare(&rootfs.upper).map_err(|reason| CreateError::Diff { reason })?;
+    if let Some(PrepareRootfs(prepare)) = prepare {
+        prepare(rootfs.mount.as_fd()).map_err(|reason| CreateError::Diff { reason })?;
     }
     let built = debug_span!("spec").in_scope(|| {
         let input = Input {

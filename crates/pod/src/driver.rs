@@ -59,6 +59,8 @@ pub(crate) enum Request {
     EndCapture,
     /// A restored container's process exists (held) or runs: its process id.
     Restored { id: ContainerId, pid: u32 },
+    /// A restored container that was held runs.
+    Released { id: ContainerId, started_at: i64 },
 }
 
 /// How an operation ended.
@@ -164,6 +166,7 @@ impl Driver {
             Request::BeginCapture { activity, reply } => self.begin_capture(activity, reply),
             Request::EndCapture => self.end_capture(),
             Request::Restored { id, pid } => self.restored(&id, pid),
+            Request::Released { id, started_at } => self.started(&id, Ok(started_at)),
         }
     }
 

@@ -32,6 +32,7 @@ mod error;
 mod exec;
 mod files;
 mod log;
+mod moving;
 mod namespaces;
 mod node;
 mod plan;
@@ -57,6 +58,7 @@ pub use error::{
     Class, Classify, ContainerError, CreateError, ExecError, LookupError, OpenError, RunError, StopError,
 };
 pub use exec::{ExecOutput, OUTPUT_LIMIT};
+pub use moving::{MoveError, MovingPod, NodePods, ReceivedPod};
 pub use node::PodsConfig;
 pub use pods::Pods;
 pub use restore::RestoreError;

@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::container::{Container, Metadata, Status, User};
 use crate::driver::{self, ended};
 use crate::files;
+use crate::moving::HELD;
 use crate::node::{Node, now};
 use crate::pod::{Pod, Shim};
 use crate::pods::{Pods, no_events};
@@ -152,13 +153,16 @@ async fn alive(
         }
     };
     let frozen = state.as_ref().is_some_and(|state| state.frozen);
-    if let (true, Some(client)) = (frozen, pod.client()) {
+    // Held: a move was about to be committed, and only the other node knows whether it was.
+    let held = frozen && pod.node.pod_dir(&pod.id).join(HELD).exists();
+    if let (true, false, Some(client)) = (frozen, held, pod.client()) {
         tracing::warn!(pod = %pod.id, "a pod was left frozen: it runs again");
         if let Err(error) = client.resume(false).await {
             tracing::error!(pod = %pod.id, %error, "resuming a frozen pod");
         }
     }
-    let handle = driver::start(Arc::new(pod), &pods.registry, Activity::Ready, containers, events);
+    let activity = if held { Activity::Moving } else { Activity::Ready };
+    let handle = driver::start(Arc::new(pod), &pods.registry, activity, containers, events);
     pods.registry.insert(handle);
 }
 

@@ -72,6 +72,18 @@ pub enum UnpackError {
     },
 }
 
+impl UnpackError {
+    /// The errno behind it, such as `ENOSPC`.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Make { source, .. } => Some(*source),
+            Self::Write { source, .. } | Self::Read(source) => Some(sys::errno_of(source)),
+            Self::Name(_) | Self::Kind { .. } | Self::Limit(_) => None,
+        }
+    }
+}
+
 /// Deletes `paths` inside `root`, directories with all that is in them. What is not there is as good as deleted.
 pub fn remove(root: BorrowedFd<'_>, paths: &[PathBuf]) -> Result<(), UnpackError> {
     for path in paths {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::shim::v1::{self as shim, request::Call, response};
 
-use super::client::{CallError, Client, PROMPT};
+use super::client::{CallError, Client, PROMPT, Pending};
 
 impl Client {
     /// Freezes these containers at one instant, when their pending dumps are ready.
@@ -27,15 +27,14 @@ impl Client {
         self.order("hold", Call::Hold(shim::HoldRequest {}), &[], PROMPT).await
     }
 
-    /// Dumps a container into `images`, its memory to `pages` if given. Answers when the dump is over; before the
-    /// freeze it waits for that.
-    pub(crate) async fn dump(
+    /// Dumps a container into `images`, its memory to `pages` if given. Before the freeze it waits for that.
+    pub(crate) async fn begin_dump(
         &self,
         id: &str,
         images: BorrowedFd<'_>,
         pages: Option<BorrowedFd<'_>>,
         deadline: Duration,
-    ) -> Result<shim::DumpResponse, CallError> {
+    ) -> Result<PendingDump, CallError> {
         let call = Call::Dump(shim::DumpRequest {
             id: id.to_owned(),
             images_fd: 0,
@@ -44,10 +43,7 @@ impl Client {
             tcp_established: false,
         });
         let fds: Vec<_> = [images].into_iter().chain(pages).collect();
-        match self.call(call, &fds, deadline + ROLL_BACK).await?.0 {
-            response::Result::Dump(dumped) => Ok(dumped),
-            _ => Err(CallError::Protocol("dump")),
-        }
+        Ok(PendingDump { pending: self.begin(call, &fds).await?, limit: deadline + ROLL_BACK })
     }
 
     /// Writes what a container changed in its root filesystem.
@@ -94,6 +90,23 @@ impl Client {
                 i64::try_from(released.released_at).map_err(|_| CallError::Protocol("release"))
             }
             _ => Err(CallError::Protocol("release")),
+        }
+    }
+}
+
+/// A dump under way, or waiting for the freeze.
+#[derive(Debug)]
+pub(crate) struct PendingDump {
+    pending: Pending,
+    limit: Duration,
+}
+
+impl PendingDump {
+    /// Its end.
+    pub(crate) async fn wait(self) -> Result<shim::DumpResponse, CallError> {
+        match self.pending.wait(self.limit).await?.0 {
+            response::Result::Dump(dumped) => Ok(dumped),
+            _ => Err(CallError::Protocol("dump")),
         }
     }
 }

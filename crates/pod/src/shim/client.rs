@@ -130,6 +130,11 @@ impl Client {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<Answer, CallError> {
+        self.begin(call, fds).await?.wait(limit).await
+    }
+
+    /// Sends `call`; what comes later is sent later.
+    pub(super) async fn begin(&self, call: Call, fds: &[BorrowedFd<'_>]) -> Result<Pending, CallError> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {
@@ -139,17 +144,10 @@ impl Client {
             }
             waiting.calls.insert(id, sender);
         }
-        let forget = Forget { inner: &self.0, id };
+        let pending = Pending { answer, _forget: Forget { inner: Arc::clone(&self.0), id } };
         let frame = shim::Frame { id, body: Some(Body::Request(shim::Request { call: Some(call) })) };
         self.0.send(&frame.encode_to_vec(), fds).await?;
-        let answer = tokio::time::timeout(limit, answer).await;
-        drop(forget);
-        match answer {
-            Err(_) => Err(CallError::Silent(limit)),
-            Ok(Err(_)) => Err(CallError::Gone),
-            Ok(Ok((response::Result::Error(error), _))) => Err(CallError::Refused(Refused(error))),
-            Ok(Ok(answer)) => Ok(answer),
-        }
+        Ok(pending)
     }
 
     /// A call that is answered with `done`.
@@ -248,13 +246,37 @@ impl Client {
     }
 }
 
+/// A call that was sent.
+#[derive(Debug)]
+pub(super) struct Pending {
+    answer: oneshot::Receiver<Answer>,
+    _forget: Forget,
+}
+
+impl Pending {
+    pub(super) async fn wait(self, limit: Duration) -> Result<Answer, CallError> {
+        match tokio::time::timeout(limit, self.answer).await {
+            Err(_) => Err(CallError::Silent(limit)),
+            Ok(Err(_)) => Err(CallError::Gone),
+            Ok(Ok((response::Result::Error(error), _))) => Err(CallError::Refused(Refused(error))),
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+}
+
 /// Removes a call from the table when its caller goes away, answered or not.
-struct Forget<'a> {
-    inner: &'a Inner,
+struct Forget {
+    inner: Arc<Inner>,
     id: u64,
 }
 
-impl Drop for Forget<'_> {
+impl fmt::Debug for Forget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Forget({})", self.id)
+    }
+}
+
+impl Drop for Forget {
     fn drop(&mut self) {
         self.inner.waiting().calls.remove(&self.id);
     }
