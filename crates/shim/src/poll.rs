@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    event::{Timespec, epoll},
+    event::{self, PollFd, PollFlags, Timespec, epoll},
     io::Errno,
 };
 
@@ -98,15 +98,20 @@ impl Poll {
         let _ = epoll::delete(&self.0, fd);
     }
 
-    /// Waits until something is ready or `timeout` has passed (none: for ever).
+    /// Waits until something is ready or `timeout` has passed (none: for ever). To the nanosecond, which
+    /// epoll_wait(2) with its milliseconds is not: a release that is late makes a pod's clocks jump.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Ready, Errno> {
-        let timeout = timeout.map(|d| Timespec {
-            tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(d.subsec_nanos()),
-        });
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if let Some(timeout) = timeout {
+            let timeout = Timespec::try_from(timeout).ok();
+            match event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut events = [nothing; ROUND];
-        let count = match epoll::wait(&self.0, &mut events, timeout.as_ref()) {
+        let count = match epoll::wait(&self.0, &mut events, timeout.map(|_| NOW).as_ref()) {
             Ok(count) => count,
             Err(Errno::INTR) => 0,
             Err(error) => return Err(error),
