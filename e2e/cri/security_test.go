@@ -90,9 +90,17 @@ func TestMaskedAndReadonlyPaths(t *testing.T) {
 			t.Errorf("%s: %q, want %q", script, got, want)
 		}
 	}
-	bare := p.Run("bare", sleeper, security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths, s.ReadonlyPaths = nil, nil }))
-	if got := bare.Sh("cat /proc/timer_list | wc -c"); got == "0" {
-		t.Error("ProcMount Unmasked: /proc/timer_list is empty")
+}
+
+// The kubelet's procMount Unmasked, allowed only with a user namespace of the pod's own, arrives as empty lists.
+func TestUnmaskedProc(t *testing.T) {
+	ids := []*runtimeapi.IDMapping{{HostId: 300000, ContainerId: 0, Length: 65536}}
+	p := pod(t, func(c *runtimeapi.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}
+	})
+	c := p.Run("main", sleeper, security(func(s *runtimeapi.LinuxContainerSecurityContext) { s.MaskedPaths, s.ReadonlyPaths = nil, nil }))
+	if mounted := c.Sh("grep ' /proc/' /proc/self/mountinfo || true"); mounted != "" {
+		t.Errorf("below /proc are mounts: %s", mounted)
 	}
 }
 

@@ -57,6 +57,15 @@ impl Hierarchy {
     fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
     }
+
+    /// A directory that takes processes: a cpuset needs both its lists for that, whichever of them is limited.
+    fn make(&self, name: &str) -> sys::Result<OwnedFd> {
+        let dir = tree::make(&self.dir, name)?;
+        if self.has("cpuset") {
+            limits::inherit_cpuset(&dir)?;
+        }
+        Ok(dir)
+    }
 }
 
 impl PodCgroup {
@@ -95,7 +104,7 @@ impl PodCgroup {
         for pod in &self.v1 {
             let wanted = |c: &String| ACCOUNTING.contains(&c.as_str()) || limits::concerns(resources, c);
             let own = pod.controllers.iter().any(wanted);
-            let dir = if own { tree::make(&pod.dir, name) } else { tree::reopen(&pod.dir) };
+            let dir = if own { pod.make(name) } else { tree::reopen(&pod.dir) };
             match dir {
                 Ok(dir) => cgroup.v1.push(Hierarchy { controllers: pod.controllers.clone(), dir }),
                 Err(errno) => {

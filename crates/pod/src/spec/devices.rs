@@ -107,9 +107,10 @@ fn collect_quietly(
     bind: bool,
     nodes: &mut Vec<Node>,
 ) -> Result<(), SpecError> {
-    let is_link = std::fs::symlink_metadata(host).is_ok_and(|m| m.is_symlink());
+    if std::fs::symlink_metadata(host).is_ok_and(|m| m.is_symlink()) {
+        return Ok(()); // /dev/stdin and the like: each container has its own
+    }
     match collect(host, inside, access, bind, nodes) {
-        _ if is_link => Ok(()),
         Err(SpecError::NoDevice { .. } | SpecError::Device { .. }) => Ok(()),
         other => other,
     }
