@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use sys::clone::{Child, Options, fork};
 use sys::namespace::setns;
 use sys::root::Root;
-use sys::{Pid, Signal, credentials, pidfd, process, pty, signal};
+use sys::{Pid, Signal, credentials, pidfd, process, pty};
 
 use crate::cgroup::Cgroup;
 use crate::error::{CreateError, ExecError};
@@ -88,7 +88,6 @@ impl Joiner<'_> {
         let v1 = self.v1.iter().map(AsFd::as_fd);
         let kept: Vec<_> = own.into_iter().chain(cgroup).chain(v1).chain(self.stdio.fds()).collect();
         process::close_all_but(&kept).step("close", "siblings' descriptors")?;
-        signal::reset().step("reset signals", "")?;
         // Before the container can see us, through its procfs or a shared pid namespace (CVE-2016-9962).
         process::set_undumpable().step("become undumpable", "")?;
         self.program.claim_host_rights()?;

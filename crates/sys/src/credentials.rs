@@ -27,14 +27,10 @@ pub struct Capabilities {
 /// # References
 /// `PR_CAPBSET_DROP` in prctl(2).
 pub fn limit_bounding(keep: u64) -> Result<()> {
-    for capability in 0..64 {
+    for capability in (0..64).filter(|n| keep & (1 << n) == 0) {
         // SAFETY: plain numbers.
-        match check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_READ, capability, 0, 0, 0) }) {
+        match check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
             Err(Errno::INVAL) => break, // past the last one this kernel knows
-            Ok(1) if keep & (1 << capability) == 0 => {
-                // SAFETY: plain numbers.
-                check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })?;
-            }
             other => drop(other?),
         }
     }

@@ -40,7 +40,8 @@ mod tests {
     #[test]
     fn it_ends_with_the_guard() {
         let policy = || std::fs::read_to_string("/proc/thread-self/sched").unwrap_or_default();
-        let is_fifo = |text: &str| text.lines().any(|l| l.starts_with("policy") && l.trim_end().ends_with('1'));
+        let is_fifo =
+            |text: &str| text.lines().any(|l| l.starts_with("policy") && l.trim_end().ends_with('1'));
         match RealTime::enter() {
             Err(errno) => println!("skipped: no real-time scheduling here: {errno}"),
             Ok(guard) => {

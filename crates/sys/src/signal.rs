@@ -54,13 +54,11 @@ impl AsFd for SignalFd {
     }
 }
 
-/// Every signal unblocked and at its default: what execve does not reset by itself (blocked and ignored ones; Rust
-/// ignores SIGPIPE).
+/// Every signal unblocked, and SIGPIPE at its default: what execve does not reset by itself. No other is ignored in a
+/// process of ours, for [`crate::spawn`] starts the shim with all at their defaults.
 pub fn reset() -> Result<()> {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours. KILL, STOP and glibc's own two refuse, which changes nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the set is initialised before it is read.
     let returned = unsafe {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use namespaces::channel::{Channel, Step};
 use namespaces::{Failure, Kinds, NamespaceKind as Kind};
 use sys::namespace::{setns, unshare};
-use sys::{credentials, process, signal};
+use sys::{credentials, process};
 
 use crate::program::Program;
 use crate::rootfs::Rootfs;
@@ -77,7 +77,7 @@ impl Init<'_> {
         self.program.confine(self.sandbox.proc.as_fd())
     }
 
-    /// Copies of what belongs to other containers (their channels above all) go, and Rust's handler of broken pipes.
+    /// Copies of what belongs to other containers go, their channels above all.
     fn drop_siblings(&self, helper: Option<&Channel>) -> Result<(), Failure> {
         let own = [self.channel.as_fd(), self.sandbox.proc.as_fd(), self.sandbox.null.as_fd(), self.cgroup];
         let joined = self.sandbox.joined().map(|(_, fd)| fd);
@@ -92,8 +92,7 @@ impl Init<'_> {
             .chain(self.rootfs.fds())
             .collect();
         let kept: Vec<_> = kept.into_iter().chain(self.stdio.fds()).chain(helper.map(AsFd::as_fd)).collect();
-        process::close_all_but(&kept).step("close", "siblings' descriptors")?;
-        signal::reset().step("reset signals", "")
+        process::close_all_but(&kept).step("close", "siblings' descriptors")
     }
 
     fn enter_v1(&self) -> Result<(), Failure> {
