@@ -34,6 +34,7 @@ use crate::pod::Pod;
 use crate::publisher::{Handle, View};
 use crate::registry::Registry;
 use crate::request::{Activity, Refusal};
+use crate::restore;
 use crate::shim::{CallError, ShimEvent};
 use crate::state::SandboxState;
 pub(crate) use events::ended;
@@ -68,6 +69,7 @@ pub(crate) enum Request {
 enum Done {
     Created { id: ContainerId, result: Box<Result<Container, CreateError>> },
     Started { id: ContainerId, result: Result<i64, CallError> },
+    Restored { id: ContainerId, result: Result<restore::Started, restore::StartRestoredError> },
     Removed { id: ContainerId, result: Result<(), ContainerError> },
     /// The stop signal could not be sent; the kill follows at its time.
     Signalled { id: ContainerId, result: Result<(), CallError> },
@@ -173,7 +175,16 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Created { id, result } => self.created(&id, *result),
-            Done::Started { id, result } => self.started(&id, result),
+            Done::Started { id, result } => {
+                self.started(&id, result.map_err(|source| ContainerError::Shim { id: id.clone(), source }));
+            }
+            Done::Restored { id, result } => {
+                if let Ok(started) = &result {
+                    self.restored(&id, started.pid);
+                }
+                let result = result.map(|started| started.at);
+                self.started(&id, result.map_err(|source| ContainerError::Restore { id: id.clone(), source }));
+            }
             Done::Removed { id, result } => self.removed(&id, result),
             Done::Signalled { id, result } => {
                 if let Err(error) = result {

@@ -7,6 +7,7 @@ use api::shim::v1::error::Kind;
 use sys::Errno;
 
 use crate::request::Refusal;
+use crate::restore::StartRestoredError;
 use crate::shim::{CallError, LauncherError, SpawnError};
 use crate::spec::SpecError;
 use crate::store;
@@ -331,6 +332,14 @@ pub enum ContainerError {
         /// Why.
         source: CallError,
     },
+    /// It cannot be brought back from its checkpoint.
+    #[error("container {id:?} cannot be restored: {source}")]
+    Restore {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: StartRestoredError,
+    },
     /// It was killed and does not die.
     #[error("container {id:?}: its processes do not die, although they were killed")]
     Alive {
@@ -367,7 +376,10 @@ impl Classify for ContainerError {
         match self {
             Self::Lookup(e) => e.class(),
             Self::Refused { .. } | Self::NotRunning { .. } => Class::FailedPrecondition,
-            Self::Shim { source, .. } => source.class(),
+            Self::Shim { source, .. } | Self::Restore { source: StartRestoredError::Shim(source), .. } => {
+                source.class()
+            }
+            Self::Restore { .. } => Class::Internal,
             Self::Alive { .. } => Class::DeadlineExceeded,
             Self::Log { source, .. } => class_of(*source),
             Self::Left { .. } | Self::Store(_) | Self::Interrupted => Class::Internal,

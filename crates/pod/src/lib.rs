@@ -61,7 +61,7 @@ pub use exec::{ExecOutput, OUTPUT_LIMIT};
 pub use moving::{MoveError, MovingPod, NodePods, ReceivedPod};
 pub use node::PodsConfig;
 pub use pods::Pods;
-pub use restore::RestoreError;
+pub use restore::{Mismatch, RestoreError, StartRestoredError};
 pub use request::{Activity, Refusal};
 pub use sandbox::Sandbox;
 pub use shim::{CallError, LauncherError, Refused, SpawnError};

@@ -26,6 +26,8 @@ pub(crate) struct Pod {
     pub lease: Option<Lease>,
     /// `None`: the pod was found without one, at start.
     pub shim: Option<Shim>,
+    /// Held while a restored container is started: the first fixes the clocks of all.
+    pub restoring: tokio::sync::Mutex<()>,
 }
 
 /// A running shim.

@@ -90,6 +90,7 @@ async fn one(pods: &Pods, id: PodId, record: SandboxRecord, status: SandboxStatu
         cgroup: record.cgroup.clone(),
         lease,
         shim: None,
+        restoring: tokio::sync::Mutex::default(),
     };
     if status.stopped || !finished {
         return dead(pods, pod, containers, "the node was restarted").await;
@@ -296,6 +297,10 @@ fn remove_orphans(pods: &Pods, contents: &Contents) {
                 orphans.push(id);
             }
         }
+    }
+    let restored = node.config.root.join("restored");
+    for name in names(&restored).into_iter().filter(|name| !known.contains(name)) {
+        let _ = std::fs::remove_dir_all(restored.join(name));
     }
     let unused: Vec<_> =
         names(&node.config.root.join("containers")).into_iter().filter(|name| !layers.contains(name)).collect();

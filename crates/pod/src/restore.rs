@@ -39,7 +39,8 @@ use crate::pods::{Pods, ask};
 use crate::publisher::Handle;
 use crate::registry::{Claimed, Name};
 pub use compare::Mismatch;
-pub(crate) use start::start;
+pub use start::StartRestoredError;
+pub(crate) use start::{Started, start};
 
 /// Why a pod was not restored. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -205,10 +206,9 @@ impl Pods {
             if own_shm {
                 restore_shm(&mut checkpoint, &base, &shm)?;
             }
-            let extract = |container: &migration::manifest::Container| {
-                Extracted::new(&mut checkpoint, &base, &container.name).map(|e| (container.name.clone(), e))
-            };
-            checkpoint.manifest.clone().containers.iter().map(extract).collect::<Result<BTreeMap<_, _>, _>>()
+            let names: Vec<_> = checkpoint.manifest.containers.iter().map(|c| c.name.clone()).collect();
+            let extract = |name: String| Extracted::new(&mut checkpoint, &base, &name).map(|e| (name, e));
+            names.into_iter().map(extract).collect::<Result<BTreeMap<_, _>, _>>()
         };
         let mut extracted =
             tokio::task::spawn_blocking(copy).await.map_err(|_| RestoreError::Interrupted)??;

@@ -21,7 +21,7 @@ use api::id::PodId;
 use api::shim::v1 as shim;
 use namespaces::NamespaceKind;
 use network::Lease;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tracing::{Instrument, debug_span};
 
 use crate::cgroup::Directory;
@@ -238,7 +238,7 @@ impl Networked {
         }
         let Isolated { reserved, shim, events, .. } = isolated;
         let Reserved { node, id, config, handler, created_at, cgroup, lease, .. } = reserved;
-        let pod = Pod { node, id, config, handler, created_at, cgroup, lease, shim: Some(shim) };
+        let pod = Pod { node, id, config, handler, created_at, cgroup, lease, shim: Some(shim), restoring: Mutex::default() };
         Ok(Ready { pod: Arc::new(pod), events })
     }
 }

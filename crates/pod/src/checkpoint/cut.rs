@@ -53,7 +53,7 @@ pub(super) async fn take(subject: &Subject, work: &Work) -> Result<Cut, Checkpoi
     let client = subject.pod.client().ok_or_else(|| gone(&subject.pod))?;
     let pieces: Vec<_> = subject.containers.iter().map(|c| Pieces::new(work, c)).collect::<Result<_, _>>()?;
     let shm = if subject.pod.node_ipc() { None } else { Some(file(work, "shm")?) };
-    let mut dumps = start_dumps(subject, client, &pieces)?;
+    let mut dumps = start_dumps(subject, client, &pieces).await?;
     let ids: Vec<_> = subject.containers.iter().map(|c| c.id().to_string()).collect();
     let frozen = client.freeze(ids, subject.left(), subject.left()).await;
     let captured = match frozen {
@@ -88,13 +88,13 @@ async fn resume(subject: &Subject, client: &Client, frozen: bool) -> Result<(), 
 type Dumps = JoinSet<(usize, Result<DumpResponse, CallError>)>;
 
 /// Starts CRIU for every container; it waits for the freeze.
-fn start_dumps(subject: &Subject, client: &Client, pieces: &[Pieces]) -> Result<Dumps, CheckpointError> {
+async fn start_dumps(subject: &Subject, client: &Client, pieces: &[Pieces]) -> Result<Dumps, CheckpointError> {
     let mut dumps = JoinSet::new();
     for (at, (container, pieces)) in subject.containers.iter().zip(pieces).enumerate() {
-        let (client, id, left) = (client.clone(), container.id().clone(), subject.left());
-        let images = pieces.images.try_clone();
-        let images = images.map_err(|source| CheckpointError::File { path: "checkpoint".into(), source })?;
-        dumps.spawn(async move { (at, client.dump(id.as_str(), images.as_fd(), None, left).await) });
+        let id = container.id().as_str();
+        let begun = client.begin_dump(id, pieces.images.as_fd(), None, subject.left()).await;
+        let pending = begun.map_err(|source| failed("dump", id.to_owned(), source))?;
+        dumps.spawn(async move { (at, pending.wait().await) });
     }
     Ok(dumps)
 }

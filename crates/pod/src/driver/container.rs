@@ -14,6 +14,7 @@ use crate::create::{self, RestoreSource};
 use crate::error::{ContainerError, CreateError, LookupError};
 use crate::node::now;
 use crate::request::{Admission, Kind, admit};
+use crate::restore;
 use crate::shim::CallError;
 use crate::state::{ContainerEvent, ContainerState};
 use crate::store::Change;
@@ -107,19 +108,23 @@ impl Driver {
         }
         slot.operation = Operation::Starting;
         slot.starters.push(reply);
-        let restored = slot.container.as_ref().is_some_and(|c| c.metadata.restored);
+        let restored = slot.container.clone().filter(|c| c.metadata.restored);
         let id = id.clone();
         self.operations.spawn(async move {
-            let result = match pod.client() {
-                Some(client) if restored => crate::restore::start(&pod, client, &id).await,
-                Some(client) => client.start_container(id.as_str()).await,
-                None => Err(CallError::Gone),
-            };
-            Done::Started { id, result }
+            match (pod.client(), restored) {
+                (Some(client), Some(container)) => {
+                    Done::Restored { id, result: restore::start(&pod, client, &container).await }
+                }
+                (Some(client), None) => {
+                    let result = client.start_container(id.as_str()).await;
+                    Done::Started { id, result }
+                }
+                (None, _) => Done::Started { id, result: Err(CallError::Gone) },
+            }
         });
     }
 
-    pub(super) fn started(&mut self, id: &ContainerId, result: Result<i64, CallError>) {
+    pub(super) fn started(&mut self, id: &ContainerId, result: Result<i64, ContainerError>) {
         let store = self.pod.node.store.clone();
         let Some(slot) = self.slot(id) else { return };
         slot.operation = Operation::None;
@@ -312,12 +317,12 @@ fn not_found(id: &ContainerId, reply: Reply<(), ContainerError>) {
     let _ = reply.send(Err(error.into()));
 }
 
-fn answer_start(id: &ContainerId, starters: Vec<Reply<(), ContainerError>>, failure: Option<CallError>) {
+fn answer_start(id: &ContainerId, starters: Vec<Reply<(), ContainerError>>, failure: Option<ContainerError>) {
     let mut starters = starters.into_iter();
-    if let Some(source) = failure
+    if let Some(error) = failure
         && let Some(first) = starters.next()
     {
-        let _ = first.send(Err(ContainerError::Shim { id: id.clone(), source }));
+        let _ = first.send(Err(error));
         for starter in starters.by_ref() {
             let source = crate::request::Refusal::Container(ContainerState::Exited);
             let _ = starter.send(Err(ContainerError::Refused { id: id.clone(), source }));

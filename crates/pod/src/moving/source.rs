@@ -24,7 +24,7 @@ use crate::pod::Pod;
 use crate::pods::{Pods, ask};
 use crate::publisher::Handle;
 use crate::request::Activity;
-use crate::sandbox::namespaces;
+use crate::sandbox::{namespaces, pid_mode};
 use crate::shim::{CallError, Client, PendingDump};
 use crate::state::ContainerState;
 
@@ -91,7 +91,7 @@ impl MovingPod {
             let linux = container.metadata.config.linux.as_ref();
             let options = linux.and_then(|l| l.security_context.as_ref()).and_then(|s| s.namespace_options.as_ref());
             let name = container.name().0;
-            if options.map_or(NamespaceMode::Pod as i32, |o| o.pid) != NamespaceMode::Container as i32 {
+            if pid_mode(&self.handle.pod.config, options) != NamespaceMode::Container {
                 return unsupported(format!("container {name} has no pid namespace of its own"));
             }
             if descriptors.iter().any(String::is_empty) {

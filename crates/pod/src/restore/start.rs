@@ -21,7 +21,8 @@ const PER_MEBIBYTE: Duration = Duration::from_micros(1500);
 
 /// Why a restored container did not start.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
+#[allow(missing_docs, reason = "the messages say it; fields are the objects they name")]
+pub enum StartRestoredError {
     #[error(transparent)]
     Shim(#[from] CallError),
     #[error("the pod's clocks cannot be set: {0}")]
@@ -42,7 +43,7 @@ pub(crate) struct Started {
 }
 
 /// Lets a restored container run; the first of its pod fixes the pod's clocks.
-pub(crate) async fn start(pod: &Pod, client: &Client, container: &Container) -> Result<Started, StartError> {
+pub(crate) async fn start(pod: &Pod, client: &Client, container: &Container) -> Result<Started, StartRestoredError> {
     let _one_at_a_time = pod.restoring.lock().await;
     let id = container.id().to_string();
     let planned = if pod.node.pins.get(pod.id.as_str(), NamespaceKind::Time).is_ok() {
@@ -63,10 +64,10 @@ pub(crate) async fn start(pod: &Pod, client: &Client, container: &Container) -> 
 }
 
 /// Makes the pod's time namespace so that its clocks are right at the instant it gives.
-async fn set_clocks(pod: &Pod, client: &Client, container: &Container) -> Result<clock::Release, StartError> {
+async fn set_clocks(pod: &Pod, client: &Client, container: &Container) -> Result<clock::Release, StartRestoredError> {
     let path = pod.node.pod_dir(&pod.id).join(CLOCKS);
     let text = std::fs::read(&path).unwrap_or_default();
-    let clocks: Clocks = serde_json::from_slice(&text).map_err(|_| StartError::Reading { path })?;
+    let clocks: Clocks = serde_json::from_slice(&text).map_err(|_| StartRestoredError::Reading { path })?;
     let memory = clocks.memory.get(container.name().0).copied().unwrap_or(0);
     let mebibytes = u32::try_from(memory >> 20).unwrap_or(u32::MAX);
     let ahead = BASE + PER_MEBIBYTE.saturating_mul(mebibytes);

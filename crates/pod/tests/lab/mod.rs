@@ -62,6 +62,7 @@ fn shim() -> PathBuf {
 }
 
 /// Command line of CRIU, empty when it is not installed.
+#[allow(dead_code, reason = "each test program uses its part")]
 pub fn criu() -> Vec<String> {
     let text = std::fs::read_to_string(cache().join("criu/command.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
@@ -69,34 +70,78 @@ pub fn criu() -> Vec<String> {
 
 /// A node.
 pub struct Lab {
-    pub dir: tempfile::TempDir,
+    pub dir: Place,
+    pub root: PathBuf,
     pub images: Images,
     pub network: Network,
     pub image: String,
 }
 
+/// A directory of the lab's own, or the caller's.
+pub enum Place {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
+}
+
+impl Place {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir.path(),
+            Self::Given(path) => path,
+        }
+    }
+}
+
+#[allow(dead_code, reason = "each test program uses its part")]
 impl Lab {
     pub async fn new() -> Self {
+        Self::in_place(Place::Own(tempfile::tempdir().unwrap())).await
+    }
+
+    /// A node that an earlier process may have left behind.
+    pub async fn at(path: &Path) -> Self {
+        Self::in_place(Place::Given(path.to_owned())).await
+    }
+
+    async fn in_place(dir: Place) -> Self {
         assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(ImageConfig { root: dir.path().join("root"), ..Default::default() }).unwrap();
+        let root = dir.path().to_owned();
+        // The images are this test's alone: the daemon it starts has its own store of them.
+        let store = root.join(format!("images-{}", std::process::id()));
+        let images = Images::open(ImageConfig { root: store, ..Default::default() }).unwrap();
         let archive = dir.path().join("image.tar");
         let tar = Command::new("tar").arg("-C").arg(layout()).arg("-cf").arg(&archive).arg(".").status().unwrap();
         assert!(tar.success());
         images.import(std::fs::File::open(&archive).unwrap()).await.unwrap();
         let image = images.list()[0].id.to_string();
         let network = Network::start(&NetworkConfig::default()).unwrap();
-        Self { dir, images, network, image }
+        Self { dir, root, images, network, image }
     }
 
     pub fn config(&self) -> PodsConfig {
         PodsConfig {
             root: self.dir.path().join("root"),
             run: self.dir.path().join("run"),
-            cgroup_root: format!("/pod-test-{}", std::process::id()),
+            cgroup_root: self.cgroup(),
             shim: shim(),
             criu: criu(),
         }
+    }
+
+    /// One for the lab, whoever's process it is in.
+    fn cgroup(&self) -> String {
+        format!("/pod-test{}", self.root.display().to_string().replace(['/', '.'], "-"))
+    }
+
+    pub fn wipe_run(&self) {
+        let run = self.root.join("run");
+        for mount in std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().rev() {
+            let path = mount.split(' ').nth(4).unwrap();
+            if Path::new(path).starts_with(&run) {
+                sys::mount::detach(path).unwrap();
+            }
+        }
+        std::fs::remove_dir_all(run).unwrap();
     }
 
     pub async fn pods(&self) -> Pods {
@@ -148,7 +193,7 @@ impl Lab {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let ours = mountinfo.lines().filter(|l| l.contains(" nsfs ") || l.contains("/shm rw"));
         left.extend(ours.filter(|l| l.contains(run.to_str().unwrap())).map(str::to_owned));
-        let cgroup = format!("/sys/fs/cgroup/unified/pod-test-{}", std::process::id());
+        let cgroup = format!("/sys/fs/cgroup/unified{}", self.cgroup());
         for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
             if entry.file_type().unwrap().is_dir() {
                 left.push(entry.path().display().to_string());
@@ -161,13 +206,14 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         let _ = sys::mount::detach(self.dir.path().join("run/ns").as_path());
-        let name = format!("pod-test-{}", std::process::id());
+        let name = self.cgroup().trim_start_matches('/').to_owned();
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let _ = std::fs::remove_dir(hierarchy.path().join(&name));
         }
     }
 }
 
+#[allow(dead_code, reason = "each test program uses its part")]
 /// Inode of a process's namespace.
 pub fn namespace(pid: u32, kind: &str) -> u64 {
     let file = std::fs::File::open(format!("/proc/{pid}/ns/{kind}")).unwrap();
