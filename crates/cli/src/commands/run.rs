@@ -44,6 +44,9 @@ pub struct Run {
     /// Volume, HOST:CONTAINER or HOST:CONTAINER:ro
     #[arg(long, short, value_name = "HOST:CONTAINER[:ro]")]
     volume: Vec<String>,
+    /// Program instead of the image's Entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
     /// Working directory
     #[arg(long, short, default_value = "", hide_default_value = true)]
     workdir: String,
@@ -79,9 +82,9 @@ pub struct Run {
     logs: PathBuf,
     /// The image
     image: String,
-    /// Program and arguments instead of the image's
+    /// Arguments instead of the image's: its Cmd
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    args: Vec<String>,
 }
 
 impl Run {
@@ -165,7 +168,8 @@ impl Run {
         };
         Ok(ContainerConfig {
             metadata: Some(ContainerMetadata { name: self.name(), attempt: 0 }),
-            command: self.command.clone(),
+            command: self.entrypoint.iter().cloned().collect(),
+            args: self.args.clone(),
             working_dir: self.workdir.clone(),
             envs: self.env.iter().map(|e| variable(e)).collect::<Result<_, _>>()?,
             mounts: self.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
