@@ -218,6 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn the_example_shows_the_defaults_and_valid_comments() {
+        let example = include_str!("../../../hack/config.toml");
+        let shown = parse(example).unwrap();
+        let default = Config::default();
+        assert_eq!(format!("{shown:?}"), format!("{default:?}"));
+        let everything: String = example
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| rest.contains(" = ") || rest.starts_with('['))
+                    .unwrap_or(line)
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let everything = parse(&everything).unwrap();
+        assert!(everything.peer.is_some() && everything.image.mirror.len() == 1 && everything.shim.is_some());
+    }
+
+    #[test]
     fn every_key_is_read() {
         let config = parse(
             r#"

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use api::meridian::v1::Feature;
 use api::meridian::v1::meridian_server::MeridianServer;
@@ -12,6 +11,7 @@ use crate::config::{Config, ConfigError};
 use crate::exclusive::{Claim, ClaimError};
 use crate::flags::Flags;
 use crate::meridian::Meridian;
+use crate::node::{Node, OpenError, abilities};
 use crate::notify::{READY, STOPPING, notify};
 use crate::probe;
 use crate::server::{MESSAGE_LIMIT, builder, connections};
@@ -28,6 +28,8 @@ pub enum RunError {
     Claim(#[from] ClaimError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error("start threads")]
     Threads(#[source] io::Error),
     #[error("catch signals")]
@@ -46,7 +48,7 @@ pub fn run(flags: &Flags) -> Result<(), RunError> {
     let features = probe::run(&flags.root, &config.criu.command, config.network.masquerade);
     report(&features);
     let runtime = runtime().map_err(RunError::Threads)?;
-    let served = runtime.block_on(serve(flags, features));
+    let served = runtime.block_on(serve(flags, &config, features));
     // Blocking work whose caller is gone does not hold up the end.
     runtime.shutdown_background();
     served
@@ -76,16 +78,22 @@ fn report(features: &[Feature]) {
     }
 }
 
-async fn serve(flags: &Flags, features: Vec<Feature>) -> Result<(), RunError> {
+async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result<(), RunError> {
     let mut signals = Signals::catch().map_err(RunError::Signals)?;
     let socket = flags.socket.clone().unwrap_or_else(|| flags.run.join("meridian.sock"));
-    let meridian =
-        MeridianServer::new(Meridian::new(Arc::new(features))).max_decoding_message_size(MESSAGE_LIMIT);
+    let node = Node::open(flags, config, &features).await?;
+    let abilities = abilities(flags, config, &features);
+    let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), abilities);
+    let image_service = cri::image_service(node.pods.clone(), node.images.clone());
+    let meridian = Meridian::new(node, flags.root.clone(), features);
+    let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
     let connections = connections(listen(&socket)?).map_err(RunError::Serve)?;
     let calls = Calls::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = builder()
         .layer(RpcSpan { calls: calls.clone() })
+        .add_service(runtime_service)
+        .add_service(image_service)
         .add_service(meridian)
         .serve_with_incoming_shutdown(connections, async {
             let _ = stopped.await;

@@ -1,9 +1,12 @@
 //! `meridian.v1`: what the meridian command asks for beyond CRI. One file per RPC; here only the dispatch.
 
+mod import_image;
+mod inspect_checkpoint;
+mod namespaces;
 mod probe;
 
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use api::meridian::v1::meridian_server;
 use api::meridian::v1::{
@@ -13,15 +16,20 @@ use api::meridian::v1::{
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::node::Node;
+
 /// The service.
 #[derive(Debug)]
 pub struct Meridian {
-    features: Arc<Vec<Feature>>,
+    node: Node,
+    root: PathBuf,
+    features: Vec<Feature>,
 }
 
 impl Meridian {
-    pub fn new(features: Arc<Vec<Feature>>) -> Self {
-        Self { features }
+    /// `root` is on the file system of images.
+    pub fn new(node: Node, root: PathBuf, features: Vec<Feature>) -> Self {
+        Self { node, root, features }
     }
 }
 
@@ -42,9 +50,10 @@ impl meridian_server::Meridian for Meridian {
 
     async fn import_image(
         &self,
-        _: Request<Streaming<ImportImageRequest>>,
+        request: Request<Streaming<ImportImageRequest>>,
     ) -> Result<Response<ImportImageResponse>, Status> {
-        Err(Status::unimplemented("ImportImage is not wired yet"))
+        let imported = import_image::import_image(&self.node.images, &self.root, request.into_inner());
+        Ok(Response::new(imported.await?))
     }
 
     type MigrateStream = Events;
@@ -55,8 +64,8 @@ impl meridian_server::Meridian for Meridian {
 
     async fn inspect_checkpoint(
         &self,
-        _: Request<InspectCheckpointRequest>,
+        request: Request<InspectCheckpointRequest>,
     ) -> Result<Response<InspectCheckpointResponse>, Status> {
-        Err(Status::unimplemented("InspectCheckpoint is not wired yet"))
+        Ok(Response::new(inspect_checkpoint::inspect_checkpoint(request.into_inner()).await?))
     }
 }
