@@ -55,7 +55,7 @@ func TestCheckpointRequests(t *testing.T) {
 		}, refused, "container_ids"),
 		writing("of an unknown container", func(_ *scene, r *runtimeapi.CheckpointPodRequest) { r.ContainerIds = []string{unknown} }, []codes.Code{codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition}, "container_ids"),
 		writing("of not all running containers", func(s *scene, r *runtimeapi.CheckpointPodRequest) {
-			config := client.Container(s.pod.Config, "second", lab.Image(s.T, "clockwork:1"), []string{"/bin/sh", "-c", sleeper})
+			config := client.Container(s.pod.Config, "second", lab.Image(s.T, "clockwork:1"), []string{"clockwork", "pause"})
 			created, err := s.CreateContainer(s.ctx, s.pod.ID, config, s.pod.Config)
 			if err != nil {
 				s.Fatal(err)

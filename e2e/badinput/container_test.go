@@ -123,12 +123,12 @@ func TestContainerRequests(t *testing.T) {
 		containerRow("seccomp profile is no JSON", func(s *scene, c *containerConfig) {
 			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: filepath.Join(s.canary, "file")}
 		}, "seccomp"),
-		containerRow("AppArmor profile without AppArmor", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
+		container("AppArmor profile without AppArmor", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.Apparmor = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "some-profile"}
-		}), "apparmor"),
+		}), []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, []string{"apparmor", "some-profile"}),
 		container("target is unknown", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
-			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: strings.Repeat("0", 64)}
-		}), []codes.Code{codes.InvalidArgument, codes.NotFound}, []string{"target"}),
+			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: unknown}
+		}), []codes.Code{codes.InvalidArgument, codes.NotFound}, []string{unknown[:12]}),
 		containerRow("target is missing", security(func(s *runtimeapi.LinuxContainerSecurityContext) {
 			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET}
 		}), "target"),
@@ -143,7 +143,7 @@ func TestContainerRequests(t *testing.T) {
 			config.Linux.SecurityContext.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: s.container.ID}
 			_, err := s.Runtime.CreateContainer(s.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: other.ID, Config: config, SandboxConfig: other.Config})
 			return err
-		}, []codes.Code{codes.InvalidArgument}, []string{"target"}},
+		}, []codes.Code{codes.InvalidArgument, codes.NotFound}, []string{"in this pod"}},
 		{"container in a stopped sandbox", func(s *scene) error {
 			other := lab.RunPod(s.T)
 			if err := lab.Node().StopPodSandbox(s.ctx, other.ID); err != nil {
@@ -152,7 +152,7 @@ func TestContainerRequests(t *testing.T) {
 			config := client.Container(other.Config, "late", lab.Image(s.T, "clockwork:1"), []string{"sleep", "1"})
 			_, err := s.Runtime.CreateContainer(s.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: other.ID, Config: config, SandboxConfig: other.Config})
 			return err
-		}, []codes.Code{codes.FailedPrecondition}, []string{"sandbox"}},
+		}, []codes.Code{codes.FailedPrecondition}, []string{"pod", "stopped"}},
 		{"container env key is not UTF-8", func(s *scene) error {
 			config := client.Container(s.pod.Config, "utf8", lab.Image(s.T, "clockwork:1"), []string{"sleep", "1"})
 			text, err := marshal(config)

@@ -35,6 +35,9 @@ func pull(name string, bend func(*scene, *evil), codes []codes.Code, words ...st
 		}()
 		config := client.Container(s.pod.Config, "evil-"+client.Unique()[:5], response.ImageRef, []string{"/bin/sh"})
 		created, err := s.Runtime.CreateContainer(s.ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: s.pod.ID, Config: config, SandboxConfig: s.pod.Config})
+		if err != nil && strings.Contains(err.Error(), "find program") {
+			return nil // mounted, and found to hold no shell
+		}
 		if err != nil {
 			return err
 		}
@@ -122,12 +125,12 @@ func TestImages(t *testing.T) {
 			e.serve(good, func(_, config map[string]any) {
 				config["rootfs"] = map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + strings.Repeat("0", 64)}}
 			})
-		}, either, "diff"),
+		}, either, "configuration"),
 		pull("more diff ids than layers", func(_ *scene, e *evil) {
 			e.serve(good, func(_, config map[string]any) {
 				config["rootfs"] = map[string]any{"type": "layers", "diff_ids": append(diffIDs(good), diffIDs(good)...)}
 			})
-		}, either, "diff"),
+		}, either, "configuration"),
 		pull("flipped bit in the configuration", func(_ *scene, e *evil) {
 			e.serve(good, nil)
 			for digest, blob := range e.blobs {
@@ -135,7 +138,7 @@ func TestImages(t *testing.T) {
 					e.blobs[digest] = []byte(strings.Replace(string(blob), "linux", "Linux", 1))
 				}
 			}
-		}, damaged, "digest"),
+		}, damaged, "sha256:"),
 		pull("configuration is no JSON", func(_ *scene, e *evil) {
 			e.serve(good, func(manifest, _ map[string]any) { manifest["config"] = e.add(ociConfig, []byte("\x00\x01")) })
 		}, either, "config"),
@@ -158,7 +161,7 @@ func TestImages(t *testing.T) {
 			e.serve(good, func(manifest, _ map[string]any) {
 				manifest["layers"].([]any)[0].(map[string]any)["size"] = -1
 			})
-		}, either, "size"),
+		}, either, "-1"),
 		pull("unknown layer type", func(_ *scene, e *evil) {
 			e.serve(good, func(manifest, _ map[string]any) {
 				manifest["layers"].([]any)[0].(map[string]any)["mediaType"] = "application/x-evil"
@@ -179,7 +182,7 @@ func TestImages(t *testing.T) {
 		pull("manifest of schema 1", func(_ *scene, e *evil) {
 			e.mediaType = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 			e.manifest, _ = json.Marshal(map[string]any{"schemaVersion": 1, "name": "evil/image", "tag": "1", "fsLayers": []any{}})
-		}, refused, "manifest"),
+		}, refused, "version 1"),
 		pull("index that names itself in a circle", func(_ *scene, e *evil) {
 			e.mediaType = ociIndex
 			e.manifest, _ = json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ociIndex, "manifests": []any{map[string]any{
@@ -189,7 +192,7 @@ func TestImages(t *testing.T) {
 			e.mediaType = ociIndex
 			e.manifest, _ = json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ociIndex, "manifests": []any{map[string]any{
 				"mediaType": ociManifest, "digest": "sha256:" + strings.Repeat("1", 64), "size": 100, "platform": map[string]any{"os": "plan9", "architecture": "mips"}}}})
-		}, []codes.Code{codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition}, "platform"),
+		}, []codes.Code{codes.NotFound, codes.InvalidArgument, codes.FailedPrecondition}, "linux/"),
 		pull("user -1", userOf("-1"), refused, "user", "-1"),
 		pull("user past 32 bits", userOf("4294967296"), refused, "user", "4294967296"),
 		pull("user in hexadecimal", userOf("0x0"), refused, "user"),
@@ -197,12 +200,12 @@ func TestImages(t *testing.T) {
 			e.serve([][]byte{layer(directory("etc"), symlink("etc/passwd", s.canary+"/etc/passwd"))}, func(_, config map[string]any) {
 				config["config"] = map[string]any{"User": "somebody"}
 			})
-		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "somebody"),
+		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "passwd"),
 		pull("passwd is a fifo", func(_ *scene, e *evil) {
 			e.serve([][]byte{layer(directory("etc"), entry{name: "etc/passwd", kind: '6'})}, func(_, config map[string]any) {
 				config["config"] = map[string]any{"User": "somebody"}
 			})
-		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "somebody"),
+		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "passwd"),
 		pull("/proc and /dev are links to the node", func(s *scene, e *evil) {
 			e.serve([][]byte{layer(symlink("proc", s.canary), symlink("dev", s.canary), symlink("sys", s.canary), symlink("etc", s.canary))}, nil)
 		}, []codes.Code{codes.OK, codes.InvalidArgument, codes.FailedPrecondition}),
@@ -226,7 +229,7 @@ func TestReferences(t *testing.T) {
 			defer cancel()
 			_, err := s.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: reference}})
 			return err
-		}, refused, []string{"reference"}})
+		}, refused, []string{"image", "name"}})
 	}
 	rows = append(rows, row{"pull by a digest that the registry does not have", func(s *scene) error {
 		_, err := s.Image.PullImage(s.ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: lab.Registry() + "/meridian/busybox@sha256:" + strings.Repeat("0", 64)}})
@@ -238,7 +241,7 @@ func TestReferences(t *testing.T) {
 		reference := strings.TrimSuffix(registry.reference(), ":1") + "@sha256:" + strings.Repeat("2", 64)
 		_, err := s.Image.PullImage(s.ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: reference}})
 		return err
-	}, damaged, []string{"digest"}})
+	}, damaged, []string{"sha256:"}})
 	run(t, rows)
 }
 
