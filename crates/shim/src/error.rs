@@ -147,6 +147,8 @@ fn kind_of(errno: i32) -> Kind {
     let is = |known: &Errno| known.raw_os_error() == errno;
     if exhausted.iter().any(is) {
         Kind::Exhausted
+    } else if is(&Errno::RANGE) {
+        Kind::Invalid // a limit beyond what this node has, such as a CPU that is not there
     } else if is(&Errno::TIMEDOUT) {
         Kind::Deadline
     } else {
