@@ -60,7 +60,9 @@ pub enum CheckpointError {
     #[error("a pod with a user namespace of its own cannot be checkpointed yet")]
     UserNamespace,
     /// Its archive's name would be ambiguous.
-    #[error("container name {name:?} cannot be checkpointed: names must be unique, of letters, digits, - _ .")]
+    #[error(
+        "container name {name:?} cannot be checkpointed: names must be unique, of letters, digits, - _ ."
+    )]
     Name {
         /// The name.
         name: String,
@@ -192,7 +194,11 @@ impl Pods {
     }
 }
 
-fn subject(handle: &Handle, containers: Vec<Arc<Container>>, limit: Duration) -> Result<Subject, CheckpointError> {
+fn subject(
+    handle: &Handle,
+    containers: Vec<Arc<Container>>,
+    limit: Duration,
+) -> Result<Subject, CheckpointError> {
     let pod = Arc::clone(&handle.pod);
     if pod.node.config.criu.is_empty() {
         return Err(CheckpointError::NoCriu);
@@ -252,10 +258,11 @@ async fn write_container(subject: &Subject, path: &Path) -> Result<(), Checkpoin
         openat(CWD, parent, flags, Mode::empty()).map_err(|_| wrong("a file in an existing directory"))?;
     let name = path.file_name().ok_or_else(|| wrong("a file in an existing directory"))?.to_owned();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let archive = openat(&parent_fd, name.as_os_str(), flags, Mode::from_raw_mode(0o600)).map_err(|e| match e {
-        Errno::EXIST => wrong("a file that does not exist yet"),
-        errno => CheckpointError::File { path: path.to_owned(), source: errno.into() },
-    })?;
+    let archive =
+        openat(&parent_fd, name.as_os_str(), flags, Mode::from_raw_mode(0o600)).map_err(|e| match e {
+            Errno::EXIST => wrong("a file that does not exist yet"),
+            errno => CheckpointError::File { path: path.to_owned(), source: errno.into() },
+        })?;
     let captured = match Work::new(&parent_fd, parent) {
         Ok(work) => cut::take(subject, &work).await.map(|cut| (work, cut)),
         Err(error) => Err(error),
@@ -282,7 +289,8 @@ async fn write_container(subject: &Subject, path: &Path) -> Result<(), Checkpoin
 fn exactly_running(handle: &Handle, ids: &[ContainerId]) -> Result<Vec<Arc<Container>>, CheckpointError> {
     let view = handle.view();
     let running: Vec<_> = view.containers.iter().filter(|c| c.state() == ContainerState::Running).collect();
-    let differ = |what: &str, id: &ContainerId| CheckpointError::Containers { difference: format!("{id} {what}") };
+    let differ =
+        |what: &str, id: &ContainerId| CheckpointError::Containers { difference: format!("{id} {what}") };
     if let Some(extra) = ids.iter().find(|id| !running.iter().any(|c| c.id() == *id)) {
         return Err(differ("is not one", extra));
     }

@@ -49,32 +49,79 @@ pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 /// What callers ask for.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Create { config: Arc<ContainerConfig>, restore: Option<RestoreSource>, reply: Reply<ContainerId, CreateError> },
-    Start { id: ContainerId, reply: Reply<(), ContainerError> },
-    Stop { id: ContainerId, grace: Duration, reply: Reply<(), ContainerError> },
-    Remove { id: ContainerId, reply: Reply<(), ContainerError> },
-    StopSandbox { reply: Reply<(), StopError> },
-    RemoveSandbox { reply: Reply<(), StopError> },
+    Create {
+        config: Arc<ContainerConfig>,
+        restore: Option<RestoreSource>,
+        reply: Reply<ContainerId, CreateError>,
+    },
+    Start {
+        id: ContainerId,
+        reply: Reply<(), ContainerError>,
+    },
+    Stop {
+        id: ContainerId,
+        grace: Duration,
+        reply: Reply<(), ContainerError>,
+    },
+    Remove {
+        id: ContainerId,
+        reply: Reply<(), ContainerError>,
+    },
+    StopSandbox {
+        reply: Reply<(), StopError>,
+    },
+    RemoveSandbox {
+        reply: Reply<(), StopError>,
+    },
     /// Claims the pod for a checkpoint or a move until `EndCapture`.
-    BeginCapture { activity: Activity, reply: Reply<(), Refusal> },
+    BeginCapture {
+        activity: Activity,
+        reply: Reply<(), Refusal>,
+    },
     EndCapture,
     /// A restored container's process exists (held) or runs: its process id.
-    Restored { id: ContainerId, pid: u32 },
+    Restored {
+        id: ContainerId,
+        pid: u32,
+    },
     /// A restored container that was held runs.
-    Released { id: ContainerId, started_at: i64 },
+    Released {
+        id: ContainerId,
+        started_at: i64,
+    },
 }
 
 /// How an operation ended.
 #[derive(Debug)]
 enum Done {
-    Created { id: ContainerId, result: Box<Result<Container, CreateError>> },
-    Started { id: ContainerId, result: Result<i64, CallError> },
-    Restored { id: ContainerId, result: Result<restore::Started, restore::StartRestoredError> },
-    Removed { id: ContainerId, result: Result<(), ContainerError> },
+    Created {
+        id: ContainerId,
+        result: Box<Result<Container, CreateError>>,
+    },
+    Started {
+        id: ContainerId,
+        result: Result<i64, CallError>,
+    },
+    Restored {
+        id: ContainerId,
+        result: Result<restore::Started, restore::StartRestoredError>,
+    },
+    Removed {
+        id: ContainerId,
+        result: Result<(), ContainerError>,
+    },
     /// The stop signal could not be sent; the kill follows at its time.
-    Signalled { id: ContainerId, result: Result<(), CallError> },
-    Stopped { alive: bool, left: Vec<String> },
-    Gone { result: Result<(), StopError> },
+    Signalled {
+        id: ContainerId,
+        result: Result<(), CallError>,
+    },
+    Stopped {
+        alive: bool,
+        left: Vec<String>,
+    },
+    Gone {
+        result: Result<(), StopError>,
+    },
 }
 
 /// The state of a pod and everything that may change it.
@@ -183,7 +230,10 @@ impl Driver {
                     self.restored(&id, started.pid);
                 }
                 let result = result.map(|started| started.at);
-                self.started(&id, result.map_err(|source| ContainerError::Restore { id: id.clone(), source }));
+                self.started(
+                    &id,
+                    result.map_err(|source| ContainerError::Restore { id: id.clone(), source }),
+                );
             }
             Done::Removed { id, result } => self.removed(&id, result),
             Done::Signalled { id, result } => {

@@ -293,9 +293,10 @@ impl Classify for CreateError {
             Self::NameTaken { .. } => Class::AlreadyExists,
             Self::NoImage { .. } => Class::NotFound,
             Self::Spec(e) => e.class(),
-            Self::Log { source: Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO | Errno::INVAL, .. } => {
-                Class::InvalidArgument
-            }
+            Self::Log {
+                source: Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO | Errno::INVAL,
+                ..
+            } => Class::InvalidArgument,
             Self::Log { source, .. } => class_of(*source),
             Self::Shim(e) => e.class(),
             Self::Diff { .. } => Class::DataLoss,

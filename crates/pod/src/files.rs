@@ -17,7 +17,13 @@ use crate::node::make_dir;
 const SHM_SIZE: &str = "67108864";
 
 /// Makes the directory of a pod with its files, and mounts its /dev/shm. `owner` is the host id of the pod's root.
-pub(crate) fn make(dir: &Path, config: &PodSandboxConfig, ips: &[IpAddr], own_shm: bool, owner: u32) -> Result<(), RunError> {
+pub(crate) fn make(
+    dir: &Path,
+    config: &PodSandboxConfig,
+    ips: &[IpAddr],
+    own_shm: bool,
+    owner: u32,
+) -> Result<(), RunError> {
     let write = |name: &'static str, text: String| {
         let path = dir.join(name);
         let written = fs::write(&path, text)
@@ -80,7 +86,8 @@ fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
 }
 
 fn resolv_conf(dns: Option<&DnsConfig>) -> String {
-    let Some(dns) = dns.filter(|d| !(d.servers.is_empty() && d.searches.is_empty() && d.options.is_empty())) else {
+    let Some(dns) = dns.filter(|d| !(d.servers.is_empty() && d.searches.is_empty() && d.options.is_empty()))
+    else {
         return fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     };
     let mut text = String::new();

@@ -42,7 +42,12 @@ pub(crate) fn open(directory: &str, path: &str) -> Result<Option<OwnedFd>, Errno
     made.recursive(true).create(directory).map_err(|e| sys::errno_of(&e))?;
     let root = openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let dir = Root::new(root.as_fd()).mkdir_all(parent)?;
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::CLOEXEC;
     let log = openat(&dir, name, flags, Mode::from_raw_mode(0o640))?;
     let status = fstat(&log)?;
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {

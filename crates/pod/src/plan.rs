@@ -3,9 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use api::cri::v1::NamespaceMode;
-use api::shim::v1::{
-    self as shim, ContainerPlan, container_plan::PidMode, mount::Source,
-};
+use api::shim::v1::{self as shim, ContainerPlan, container_plan::PidMode, mount::Source};
 use oci_spec::runtime::{Capabilities, LinuxDeviceCgroup, LinuxResources, Process, Spec};
 
 use crate::spec::Built;

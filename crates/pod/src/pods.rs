@@ -110,7 +110,11 @@ impl Pods {
     }
 
     /// Makes a container up to its first instruction. The same request again gives the same container.
-    pub async fn create_container(&self, pod: &PodId, config: ContainerConfig) -> Result<ContainerId, CreateError> {
+    pub async fn create_container(
+        &self,
+        pod: &PodId,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, CreateError> {
         let handle = self.registry.pod(pod)?;
         let config = Arc::new(config);
         let create = |reply| Request::Create { config, restore: None, reply };
@@ -182,7 +186,10 @@ impl Pods {
 }
 
 /// Sends a request to a pod's driver and waits for the answer; `None` when the driver ended without one.
-pub(crate) async fn ask<T>(handle: &Handle, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+pub(crate) async fn ask<T>(
+    handle: &Handle,
+    request: impl FnOnce(oneshot::Sender<T>) -> Request,
+) -> Option<T> {
     let (reply, answer) = oneshot::channel();
     handle.requests.send(request(reply)).ok()?;
     answer.await.ok()

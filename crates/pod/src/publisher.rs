@@ -6,8 +6,8 @@ use api::id::{ContainerId, PodId};
 use tokio::sync::{mpsc, watch};
 
 use crate::container::Container;
-use crate::pod::Pod;
 use crate::driver::Request;
+use crate::pod::Pod;
 use crate::sandbox::Sandbox;
 
 /// A pod at one instant.

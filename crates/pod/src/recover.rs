@@ -37,7 +37,7 @@ use crate::request::Activity;
 use crate::shim::{Client, ShimEvent};
 use crate::start::{READY, SHIM};
 use crate::state::ContainerState;
-use crate::store::{Change, Contents, ContainerRecord, SandboxRecord, SandboxStatusRecord, StatusRecord};
+use crate::store::{Change, ContainerRecord, Contents, SandboxRecord, SandboxStatusRecord, StatusRecord};
 
 /// How long a shim may take to tell its state before its pod is listed without.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -72,7 +72,13 @@ pub(crate) async fn all(pods: &Pods, contents: Contents) {
     }
 }
 
-async fn one(pods: &Pods, id: PodId, record: SandboxRecord, status: SandboxStatusRecord, containers: Records) {
+async fn one(
+    pods: &Pods,
+    id: PodId,
+    record: SandboxRecord,
+    status: SandboxStatusRecord,
+    containers: Records,
+) {
     let node = &pods.node;
     let dir = node.pod_dir(&id);
     let finished = dir.join(READY).exists();
@@ -231,8 +237,10 @@ async fn dead(pods: &Pods, pod: Pod, records: Records, why: &str) {
         tracing::warn!(pod = %pod.id, error, "ending a pod without a shim");
     }
     let mut containers: Vec<_> = records.into_iter().map(|row| container(&pod, row)).collect();
-    let mut changes =
-        vec![Change::SandboxStatus(pod.id.clone(), SandboxStatusRecord { stopped: true, ..Default::default() })];
+    let mut changes = vec![Change::SandboxStatus(
+        pod.id.clone(),
+        SandboxStatusRecord { stopped: true, ..Default::default() },
+    )];
     for container in &mut containers {
         if container.status.state.is_alive() {
             let status = &mut container.status;
@@ -291,7 +299,8 @@ fn remove_orphans(pods: &Pods, contents: &Contents) {
     let run = &node.config.run;
     let mut orphans: Vec<PodId> = Vec::new();
     for dir in [run.join("pods"), run.join("ns"), run.join("shim")] {
-        let found = names(&dir).into_iter().filter(|name| !known.contains(name)).filter_map(|n| n.parse().ok());
+        let found =
+            names(&dir).into_iter().filter(|name| !known.contains(name)).filter_map(|n| n.parse().ok());
         for id in found {
             if !orphans.contains(&id) {
                 orphans.push(id);
@@ -302,13 +311,18 @@ fn remove_orphans(pods: &Pods, contents: &Contents) {
     for name in names(&restored).into_iter().filter(|name| !known.contains(name)) {
         let _ = std::fs::remove_dir_all(restored.join(name));
     }
-    let unused: Vec<_> =
-        names(&node.config.root.join("containers")).into_iter().filter(|name| !layers.contains(name)).collect();
+    let unused: Vec<_> = names(&node.config.root.join("containers"))
+        .into_iter()
+        .filter(|name| !layers.contains(name))
+        .collect();
     tokio::spawn(async move {
         for id in orphans {
             tracing::warn!(pod = %id, "a pod without a record is ended");
             let text = std::fs::read_to_string(node.pod_dir(&id).join(SHIM)).unwrap_or_default();
-            let cgroup = text.lines().nth(1).map_or_else(|| format!("{}/{id}", node.config.cgroup_root), str::to_owned);
+            let cgroup = text
+                .lines()
+                .nth(1)
+                .map_or_else(|| format!("{}/{id}", node.config.cgroup_root), str::to_owned);
             let mut left = end(&node, &id, &cgroup).await;
             left.extend(files::remove(&node.pod_dir(&id)));
             for error in left {

@@ -196,7 +196,10 @@ mod tests {
         assert_eq!(find(&map, "b", "container").unwrap(), "b");
         assert!(matches!(find(&map, "abc", "container"), Err(LookupError::Ambiguous { .. })));
         for absent in ["", "c", "abc11"] {
-            assert!(matches!(find(&map, absent, "container"), Err(LookupError::NotFound { .. })), "{absent:?}");
+            assert!(
+                matches!(find(&map, absent, "container"), Err(LookupError::NotFound { .. })),
+                "{absent:?}"
+            );
         }
     }
 

@@ -64,7 +64,11 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal`] with the state that stands in the way.
-pub fn admit(activity: Activity, kind: Kind, container: Option<ContainerState>) -> Result<Admission, Refusal> {
+pub fn admit(
+    activity: Activity,
+    kind: Kind,
+    container: Option<ContainerState>,
+) -> Result<Admission, Refusal> {
     use Activity::{Checkpointing, Ready, Removing, Stopped, Stopping};
     match kind {
         // Ending is always admitted: the user must be able to get rid of a pod in whatever state it hangs.
@@ -80,7 +84,10 @@ pub fn admit(activity: Activity, kind: Kind, container: Option<ContainerState>) 
             Some(state) => Err(Refusal::Container(state)),
         },
         Kind::CreateContainer | Kind::StartContainer | Kind::Checkpoint | Kind::Move => {
-            debug_assert!(matches!(activity, Checkpointing | Activity::Moving | Stopping | Stopped | Removing));
+            debug_assert!(matches!(
+                activity,
+                Checkpointing | Activity::Moving | Stopping | Stopped | Removing
+            ));
             Err(Refusal::Pod(activity))
         }
     }
@@ -110,7 +117,9 @@ mod tests {
     fn a_pod_can_be_ended_whatever_it_does() {
         for activity in ACTIVITIES {
             for state in STATES {
-                for kind in [Kind::StopSandbox, Kind::RemoveSandbox, Kind::StopContainer, Kind::RemoveContainer] {
+                for kind in
+                    [Kind::StopSandbox, Kind::RemoveSandbox, Kind::StopContainer, Kind::RemoveContainer]
+                {
                     assert!(admit(activity, kind, state).is_ok(), "{activity:?} {kind:?} {state:?}");
                 }
             }
@@ -129,7 +138,11 @@ mod tests {
         for activity in ACTIVITIES {
             for kind in [Kind::CreateContainer, Kind::StartContainer, Kind::Checkpoint, Kind::Move] {
                 let created = Some(ContainerState::Created);
-                assert_eq!(admit(activity, kind, created).is_ok(), activity == Activity::Ready, "{activity:?}");
+                assert_eq!(
+                    admit(activity, kind, created).is_ok(),
+                    activity == Activity::Ready,
+                    "{activity:?}"
+                );
             }
         }
     }

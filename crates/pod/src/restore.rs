@@ -24,7 +24,7 @@ use std::time::Duration;
 use api::cri::v1::{ContainerConfig, PodSandboxConfig};
 use api::id::{ContainerId, PodId};
 use migration::archive::{self, Checkpoint};
-use migration::manifest::{Manifest, Needs, UnmetNeed};
+use migration::manifest::{Manifest, ManifestError, Needs, UnmetNeed};
 use migration::tree::{self, Limits, UnpackError};
 use rustix::fs::{Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,9 @@ impl Classify for RestoreError {
         match self {
             Self::NoCriu | Self::Mismatch(_) | Self::Need(_) => Class::FailedPrecondition,
             Self::Checkpoint(archive::CheckpointError::Open { .. }) => Class::InvalidArgument,
+            Self::Checkpoint(archive::CheckpointError::Manifest(ManifestError::Version(_))) => {
+                Class::FailedPrecondition
+            }
             Self::Checkpoint(e) => match e.errno() {
                 Some(Errno::NOSPC | Errno::DQUOT) => Class::ResourceExhausted,
                 Some(Errno::LOOP | Errno::NOTDIR) => Class::InvalidArgument,
@@ -159,7 +162,8 @@ impl Pods {
         let containers = compare::request(&checkpoint.manifest, &config, containers, &self.node.images)?;
         let handle = self.restored_sandbox(config, checkpoint.manifest.pod.handler.clone()).await?;
         let fill = self.fill(&handle, checkpoint, containers);
-        let filled = tokio::time::timeout_at(deadline, fill).await.unwrap_or(Err(RestoreError::Deadline { limit }));
+        let filled =
+            tokio::time::timeout_at(deadline, fill).await.unwrap_or(Err(RestoreError::Deadline { limit }));
         match filled {
             Ok(made) => Ok((handle.id().clone(), made)),
             Err(error) => {
@@ -173,9 +177,17 @@ impl Pods {
     }
 
     /// A sandbox that gets its time namespace later.
-    async fn restored_sandbox(&self, config: PodSandboxConfig, handler: String) -> Result<Arc<Handle>, RestoreError> {
+    async fn restored_sandbox(
+        &self,
+        config: PodSandboxConfig,
+        handler: String,
+    ) -> Result<Arc<Handle>, RestoreError> {
         let name = Name::of(&config);
-        let taken = |id: PodId| RunError::NameTaken { namespace: name.namespace.clone(), name: name.name.clone(), id };
+        let taken = |id: PodId| RunError::NameTaken {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            id,
+        };
         loop {
             match self.registry.claim(&name) {
                 // A checkpoint restored twice would be a second copy of one pod.

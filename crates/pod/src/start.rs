@@ -229,8 +229,11 @@ impl Networked {
         let durable = isolated.reserved.durable().await.map_err(RunError::Store);
         let path = isolated.reserved.node.pod_dir(&isolated.reserved.id).join(READY);
         let marked = durable.and_then(|()| {
-            std::fs::write(&path, "")
-                .map_err(|e| RunError::File { what: "file", path, source: sys::errno_of(&e) })
+            std::fs::write(&path, "").map_err(|e| RunError::File {
+                what: "file",
+                path,
+                source: sys::errno_of(&e),
+            })
         });
         if let Err(error) = marked {
             isolated.undo().await;
@@ -238,7 +241,17 @@ impl Networked {
         }
         let Isolated { reserved, shim, events, .. } = isolated;
         let Reserved { node, id, config, handler, created_at, cgroup, lease, .. } = reserved;
-        let pod = Pod { node, id, config, handler, created_at, cgroup, lease, shim: Some(shim), restoring: Mutex::default() };
+        let pod = Pod {
+            node,
+            id,
+            config,
+            handler,
+            created_at,
+            cgroup,
+            lease,
+            shim: Some(shim),
+            restoring: Mutex::default(),
+        };
         Ok(Ready { pod: Arc::new(pod), events })
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::cri::v1::{
-    ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage, MemoryUsage,
-    PsiData, PsiStats, SwapUsage, UInt64Value,
+    ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage,
+    MemoryUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
 };
 use api::id::ContainerId;
 
@@ -68,7 +68,9 @@ impl Samples {
         }
         let (mut bytes, mut files) = (0, 0);
         measure(upper, 0, &mut bytes, &mut files);
-        self.with(|samples| samples.entry(id.clone()).or_default().disk = Some((Instant::now(), bytes, files)));
+        self.with(|samples| {
+            samples.entry(id.clone()).or_default().disk = Some((Instant::now(), bytes, files))
+        });
         (bytes, files)
     }
 }
@@ -154,7 +156,8 @@ impl Files<'_> {
         let unified = self.pod.node.cgroups.on_unified("memory");
         let stat = self.text("memory", "memory.stat")?;
         let get = |v2: &str, v1: &str| field(&stat, if unified { v2 } else { v1 }).unwrap_or(0);
-        let usage = self.number("memory", if unified { "memory.current" } else { "memory.usage_in_bytes" })?;
+        let usage =
+            self.number("memory", if unified { "memory.current" } else { "memory.usage_in_bytes" })?;
         let limit = self.number("memory", if unified { "memory.max" } else { "memory.limit_in_bytes" });
         let working = usage.saturating_sub(get("inactive_file", "total_inactive_file"));
         // v1 spells "no limit" as the largest multiple of a page.

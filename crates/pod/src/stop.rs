@@ -47,7 +47,9 @@ pub(crate) async fn release(pod: Arc<Pod>) -> Vec<String> {
     left.extend(pod.node.cgroups.remove(&pod.cgroup));
     let _ = std::fs::remove_file(pod.node.shim_socket(&pod.id));
     match std::fs::remove_dir_all(pod.node.restored_dir(&pod.id)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => left.push(format!("checkpoint: {error}")),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            left.push(format!("checkpoint: {error}"))
+        }
         _ => {}
     }
     left

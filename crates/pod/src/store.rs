@@ -146,7 +146,9 @@ pub enum OpenError {
         source: Box<redb::Error>,
     },
     /// It was written by a newer Meridian.
-    #[error("pod store {path} has schema {found}, this version reads up to {SCHEMA}: start the newer meridiand")]
+    #[error(
+        "pod store {path} has schema {found}, this version reads up to {SCHEMA}: start the newer meridiand"
+    )]
     Schema {
         /// The file.
         path: PathBuf,
@@ -202,8 +204,10 @@ impl Commit {
 impl Store {
     /// Opens or makes the store and reads it whole.
     pub(crate) fn open(path: &Path) -> Result<(Self, Contents), OpenError> {
-        let failed = |source: redb::Error| OpenError::Database { path: path.to_owned(), source: Box::new(source) };
-        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|e| failed(e.into()))?;
+        let failed =
+            |source: redb::Error| OpenError::Database { path: path.to_owned(), source: Box::new(source) };
+        let database =
+            Database::builder().set_cache_size(CACHE).create(path).map_err(|e| failed(e.into()))?;
         let found = prepare(&database).map_err(failed)?;
         if found > SCHEMA {
             return Err(OpenError::Schema { path: path.to_owned(), found });
@@ -280,7 +284,8 @@ fn sandbox(
 ) -> Result<(PodId, SandboxRecord, SandboxStatusRecord), String> {
     let id = key.parse::<PodId>().map_err(|e| e.to_string())?;
     let record = SandboxRecord::decode(value).map_err(|e| e.to_string())?;
-    let status = SandboxStatusRecord::decode(status.unwrap_or_default().as_slice()).map_err(|e| e.to_string())?;
+    let status =
+        SandboxStatusRecord::decode(status.unwrap_or_default().as_slice()).map_err(|e| e.to_string())?;
     Ok((id, record, status))
 }
 
@@ -367,7 +372,8 @@ mod tests {
             Change::Container(container.clone(), Box::default()),
         ]);
         let status = StatusRecord { exit_code: 3, ..StatusRecord::default() };
-        let second = store.commit(vec![Change::Status(container.clone(), status), Change::RemoveSandbox(gone)]);
+        let second =
+            store.commit(vec![Change::Status(container.clone(), status), Change::RemoveSandbox(gone)]);
         first.durable().await.unwrap();
         second.durable().await.unwrap();
         drop(store);

@@ -12,7 +12,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Counts in memory; writes the counter to the log and to /dev/shm.
 fn counter(name: &str) -> String {
-    format!("echo kept > /changed; rm -f /etc/group; i=0; while :; do i=$((i+1)); echo $i; echo $i > /dev/shm/{name}; sleep 0.02; done")
+    format!(
+        "echo kept > /changed; rm -f /etc/group; i=0; while :; do i=$((i+1)); echo $i; echo $i > /dev/shm/{name}; sleep 0.02; done"
+    )
 }
 
 fn last(log: &str) -> u64 {
@@ -77,8 +79,10 @@ async fn a_pod_goes_to_disk_and_comes_back() {
     assert_eq!(lab.log("new", "one"), "", "not one instruction before the start");
     pods.start_container(one).await.unwrap();
     pods.start_container(two).await.unwrap();
-    eventually("both count again", || !lab.log("new", "one").is_empty() && !lab.log("new", "two").is_empty()).await;
-    let first = lab.log("new", "one").lines().next().and_then(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).unwrap();
+    eventually("both count again", || !lab.log("new", "one").is_empty() && !lab.log("new", "two").is_empty())
+        .await;
+    let first =
+        lab.log("new", "one").lines().next().and_then(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).unwrap();
     assert!(first > 5 && first <= before + 1, "counting goes on where the cut was: {first}, seen {before}");
     assert_eq!(shell(&pods, one, "cat /changed; ls /etc/group 2>&1 | wc -l").await, "kept\n1\n");
     assert_eq!(shell(&pods, one, "hostname").await, "old\n");

@@ -18,7 +18,11 @@ async fn a_pod_lives_and_leaves_nothing() {
     let sandbox = pods.sandbox(&pod).unwrap();
     assert_eq!(sandbox.state, SandboxState::Ready);
     assert_eq!(sandbox.ips.len(), 2, "{:?}", sandbox.ips);
-    assert_eq!(pods.run_sandbox(lab.sandbox("web"), "").await.unwrap(), pod, "the same request, the same pod");
+    assert_eq!(
+        pods.run_sandbox(lab.sandbox("web"), "").await.unwrap(),
+        pod,
+        "the same request, the same pod"
+    );
 
     let script = "echo hello; echo oops >&2; trap 'exit 7' TERM; while :; do sleep 0.05; done";
     let one = pods.create_container(&pod, lab.container("one", script)).await.unwrap();
@@ -41,8 +45,12 @@ async fn a_pod_lives_and_leaves_nothing() {
 
     let command = |script: &str| ["/bin/sh", "-c", script].map(String::from).to_vec();
     let output = pods.exec_sync(&one, command("hostname; echo e >&2; exit 3"), None).await.unwrap();
-    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice(), output.code), (&b"web\n"[..], &b"e\n"[..], 3));
-    let timeout = pods.exec_sync(&one, command("sleep 4321"), Some(Duration::from_millis(100))).await.unwrap_err();
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice(), output.code),
+        (&b"web\n"[..], &b"e\n"[..], 3)
+    );
+    let timeout =
+        pods.exec_sync(&one, command("sleep 4321"), Some(Duration::from_millis(100))).await.unwrap_err();
     assert_eq!(timeout.class(), Class::DeadlineExceeded, "{timeout}");
     let output = pods.exec_sync(&one, command("ps | grep -c 'sleep [4]321'"), None).await.unwrap();
     assert_eq!(output.stdout, b"0\n", "a command that timed out is gone");
@@ -54,7 +62,10 @@ async fn a_pod_lives_and_leaves_nothing() {
 
     pods.stop_container(&one, Duration::from_secs(5)).await.unwrap();
     let status = pods.container(&one).unwrap().status.clone();
-    assert_eq!((status.state, status.exit_code, status.reason.as_str()), (ContainerState::Exited, 7, "Error"));
+    assert_eq!(
+        (status.state, status.exit_code, status.reason.as_str()),
+        (ContainerState::Exited, 7, "Error")
+    );
     pods.stop_sandbox(&pod).await.unwrap();
     assert_eq!(pods.sandbox(&pod).unwrap().state, SandboxState::NotReady);
     assert_eq!(pods.container(&two).unwrap().status.exit_code, 137);
@@ -75,7 +86,8 @@ async fn a_stop_can_be_shortened_and_ends_in_a_kill() {
     let lab = Lab::new().await;
     let pods = lab.pods().await;
     let pod = pods.run_sandbox(lab.sandbox("deaf"), "").await.unwrap();
-    let deaf = pods.create_container(&pod, lab.container("deaf", "trap '' TERM; while :; do sleep 1; done")).await;
+    let deaf =
+        pods.create_container(&pod, lab.container("deaf", "trap '' TERM; while :; do sleep 1; done")).await;
     let deaf = deaf.unwrap();
     pods.start_container(&deaf).await.unwrap();
     let begun = Instant::now();

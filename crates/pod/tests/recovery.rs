@@ -19,7 +19,11 @@ async fn daemon() {
     let pods = lab.pods().await;
     for n in 0..PODS {
         let pod = pods.run_sandbox(lab.sandbox(&format!("p{n}")), "").await.unwrap();
-        let script = if n == 0 { "sleep 0.4; exit 5" } else { "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done" };
+        let script = if n == 0 {
+            "sleep 0.4; exit 5"
+        } else {
+            "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"
+        };
         let id = pods.create_container(&pod, lab.container("c", script)).await.unwrap();
         pods.start_container(&id).await.unwrap();
         println!("pid {}", pods.container(&id).unwrap().status.pid);
@@ -103,7 +107,8 @@ async fn a_killed_daemon_finds_its_pods_again() {
 
     // A second restart, with a shim that hangs and one that is dead.
     drop(pods);
-    let shim = |name: &str| old.iter().find(|s| s.config.metadata.as_ref().unwrap().name == name).unwrap().shim_pid;
+    let shim =
+        |name: &str| old.iter().find(|s| s.config.metadata.as_ref().unwrap().name == name).unwrap().shim_pid;
     let signal = |pid: u32, signal: &str| {
         assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
     };

@@ -65,6 +65,7 @@ async fn pods_are_fast() {
 }
 
 async fn concurrent(lab: &Lab, pods: &Pods) {
+    let before = rss();
     let begun = Instant::now();
     let ups = (0..10).map(|lane| async move {
         let mut made = Vec::new();
@@ -76,6 +77,7 @@ async fn concurrent(lab: &Lab, pods: &Pods) {
     let made: Vec<_> = futures_util::future::join_all(ups).await.into_iter().flatten().collect();
     let rate = made.len() as f64 / begun.elapsed().as_secs_f64();
     println!("pods a second, 10 at a time: {rate:.0}");
+    println!("daemon's growth: {} kB a pod", (rss() - before) / made.len() as u64);
     let ids: Vec<_> = made.iter().take(50).map(|m| m.1.clone()).collect();
     let stats = (0..20).map(|_| ids.clone()).collect::<Vec<_>>();
     let mut times = Vec::new();
@@ -89,6 +91,13 @@ async fn concurrent(lab: &Lab, pods: &Pods) {
         pods.remove_sandbox(&pod).await.unwrap();
     }
     assert_eq!(lab.leftovers(), Vec::<String>::new());
+}
+
+/// Resident memory of this process in kB.
+fn rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Prints every span's time to standard error (POD_TEST_TRACE=1).

@@ -68,7 +68,9 @@ pub(super) async fn take(subject: &Subject, work: &Work) -> Result<Cut, Checkpoi
     };
     resume(subject, client, captured.is_ok()).await?;
     // After a failure CRIU may still be undoing its work, in files that are about to be removed.
-    let _ = tokio::time::timeout(Duration::from_secs(5), async { while dumps.join_next().await.is_some() {} }).await;
+    let _ =
+        tokio::time::timeout(Duration::from_secs(5), async { while dumps.join_next().await.is_some() {} })
+            .await;
     let (dumped, frozen) = captured?;
     collect(subject, pieces, dumped, shm, &frozen)
 }
@@ -88,7 +90,11 @@ async fn resume(subject: &Subject, client: &Client, frozen: bool) -> Result<(), 
 type Dumps = JoinSet<(usize, Result<DumpResponse, CallError>)>;
 
 /// Starts CRIU for every container; it waits for the freeze.
-async fn start_dumps(subject: &Subject, client: &Client, pieces: &[Pieces]) -> Result<Dumps, CheckpointError> {
+async fn start_dumps(
+    subject: &Subject,
+    client: &Client,
+    pieces: &[Pieces],
+) -> Result<Dumps, CheckpointError> {
     let mut dumps = JoinSet::new();
     for (at, (container, pieces)) in subject.containers.iter().zip(pieces).enumerate() {
         let id = container.id().as_str();
@@ -188,7 +194,8 @@ impl Pieces {
         let id = container.id();
         let path = pod.node.container_dir(id).join("upper");
         let upper = File::open(&path).map_err(|source| CheckpointError::File { path, source })?;
-        let done = client.diff(id.as_str(), upper.as_fd(), self.diff.as_fd(), self.deleted.as_fd(), limit).await;
+        let done =
+            client.diff(id.as_str(), upper.as_fd(), self.diff.as_fd(), self.deleted.as_fd(), limit).await;
         done.map_err(|source| failed("root filesystem diff", id.to_string(), source))
     }
 }

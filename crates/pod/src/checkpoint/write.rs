@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use migration::archive::{self, BindMount, ContainerFacts, Parts};
 use migration::clock::Policy;
 use migration::manifest::{
-    self, Encoded, FileDigest, Image, MANIFEST, Manifest, Needs, POD_DIR, POD_OPTIONS, SHM, VERSION, archive_name,
+    self, Encoded, FileDigest, Image, MANIFEST, Manifest, Needs, POD_DIR, POD_OPTIONS, SHM, VERSION,
+    archive_name,
 };
 use prost::Message;
 use rustix::fs::{Mode, OFlags, fsync, mkdirat, openat};

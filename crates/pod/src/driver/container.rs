@@ -32,7 +32,9 @@ impl Driver {
         }
         let taken = self.slots.iter_mut().find(|slot| name(&slot.config) == name(&config) && !slot.doomed);
         match taken {
-            Some(slot) if slot.config == config && slot.operation == Operation::Creating => slot.creators.push(reply),
+            Some(slot) if slot.config == config && slot.operation == Operation::Creating => {
+                slot.creators.push(reply)
+            }
             Some(slot) if slot.config == config => {
                 let _ = reply.send(Ok(slot.id.clone()));
             }
@@ -159,7 +161,12 @@ impl Driver {
         self.go_on(id);
     }
 
-    pub(super) fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<(), ContainerError>) {
+    pub(super) fn stop_container(
+        &mut self,
+        id: &ContainerId,
+        grace: Duration,
+        reply: Reply<(), ContainerError>,
+    ) {
         let activity = self.activity;
         let Some(slot) = self.slot(id) else {
             // Stopping what does not exist is done.
@@ -268,9 +275,10 @@ impl Driver {
             return;
         }
         slot.operation = Operation::Removing;
+        let awaited = !slot.removers.is_empty();
         let id = id.clone();
         self.operations.spawn(async move {
-            let result = remove(&pod, &id).await;
+            let result = remove(&pod, &id, awaited).await;
             Done::Removed { id, result }
         });
     }
@@ -333,8 +341,9 @@ fn answer_start(id: &ContainerId, starters: Vec<Reply<(), ContainerError>>, fail
     }
 }
 
-/// Removes what a container that ended has: its entry in the shim with its cgroup, its layer, its record.
-async fn remove(pod: &crate::pod::Pod, id: &ContainerId) -> Result<(), ContainerError> {
+/// Removes what a container that ended has: its entry in the shim with its cgroup, its layer, its record. If nobody
+/// waits for it but its pod's removal, the commit of that one is awaited, which comes after.
+async fn remove(pod: &crate::pod::Pod, id: &ContainerId, awaited: bool) -> Result<(), ContainerError> {
     let commit = pod.node.store.commit(vec![Change::RemoveContainer(id.clone())]);
     let forgotten = match pod.client() {
         Some(client) => client.delete_container(id.as_str()).await,
@@ -350,9 +359,12 @@ async fn remove(pod: &crate::pod::Pod, id: &ContainerId) -> Result<(), Container
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
     match removed.unwrap_or_else(|e| Err(e.into())) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(ContainerError::Left { id: id.clone(), left: vec![format!("writable layer: {error}")] });
+            return Err(ContainerError::Left {
+                id: id.clone(),
+                left: vec![format!("writable layer: {error}")],
+            });
         }
         _ => {}
     }
-    Ok(commit.durable().await?)
+    if awaited { Ok(commit.durable().await?) } else { Ok(()) }
 }

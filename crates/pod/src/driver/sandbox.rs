@@ -36,7 +36,8 @@ impl Driver {
         self.operations.spawn(async move {
             let dead = stop::kill(&pod).await;
             // The exits arrive as events, which the driver publishes; a shim that hangs reports none.
-            let exits = views.wait_for(|view| !view.containers.iter().any(|c| c.state() == ContainerState::Running));
+            let exits =
+                views.wait_for(|view| !view.containers.iter().any(|c| c.state() == ContainerState::Running));
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), exits).await;
             let left = stop::release(pod).await;
             Done::Stopped { alive: !dead, left }

@@ -60,7 +60,9 @@ impl Destination for NodePods {
     async fn receive(&self, offer: Offer) -> Result<ReceivedPod, Failure> {
         let pods = &self.0;
         if pods.node.config.criu.is_empty() {
-            return Err(precondition("this node cannot take pods in: set [criu] command in its configuration"));
+            return Err(precondition(
+                "this node cannot take pods in: set [criu] command in its configuration",
+            ));
         }
         let config = PodSandboxConfig::decode(offer.sandbox_config.clone()).map_err(unreadable)?;
         let mut configs = Vec::new();
@@ -235,7 +237,8 @@ async fn release(handle: &Handle, client: &Client, ids: &[ContainerId], at: i64)
     let names = ids.iter().map(ToString::to_string).collect();
     let released = client.release(names, at).await.map_err(called)?;
     for id in ids {
-        let _ended_with_its_pod = handle.requests.send(Request::Released { id: id.clone(), started_at: now() });
+        let _ended_with_its_pod =
+            handle.requests.send(Request::Released { id: id.clone(), started_at: now() });
     }
     let _ended_with_its_pod = handle.requests.send(Request::EndCapture);
     Ok(released)
@@ -243,7 +246,8 @@ async fn release(handle: &Handle, client: &Client, ids: &[ContainerId], at: i64)
 
 /// After a crash between the commit and the release: what is held goes now, late as it is.
 pub(super) async fn release_now(handle: &Handle) {
-    let held = |c: &Arc<crate::container::Container>| c.metadata.restored && c.state() == ContainerState::Created;
+    let held =
+        |c: &Arc<crate::container::Container>| c.metadata.restored && c.state() == ContainerState::Created;
     let ids: Vec<_> = handle.view().containers.iter().filter(|c| held(c)).map(|c| c.id().clone()).collect();
     let Some(client) = handle.pod.client().filter(|_| !ids.is_empty()) else { return };
     if let Err(error) = release(handle, client, &ids, sys::timens::monotonic()).await {

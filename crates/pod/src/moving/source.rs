@@ -17,7 +17,9 @@ use migration::tree;
 use prost::Message;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::{HELD, MoveError, called, failure, images_dir, io_failure, make_images, remove_images, temporary};
+use super::{
+    HELD, MoveError, called, failure, images_dir, io_failure, make_images, remove_images, temporary,
+};
 use crate::container::Container;
 use crate::driver::Request;
 use crate::pod::Pod;
@@ -73,7 +75,8 @@ impl Pods {
         };
         let view = pod.handle.view();
         let running = view.containers.iter().filter(|c| c.state() == ContainerState::Running);
-        pod.containers = running.map(|c| Leaving { descriptors: descriptors(c), container: Arc::clone(c) }).collect();
+        pod.containers =
+            running.map(|c| Leaving { descriptors: descriptors(c), container: Arc::clone(c) }).collect();
         pod.check()?;
         Ok(pod)
     }
@@ -89,7 +92,8 @@ impl MovingPod {
         }
         for Leaving { container, descriptors } in &self.containers {
             let linux = container.metadata.config.linux.as_ref();
-            let options = linux.and_then(|l| l.security_context.as_ref()).and_then(|s| s.namespace_options.as_ref());
+            let options =
+                linux.and_then(|l| l.security_context.as_ref()).and_then(|s| s.namespace_options.as_ref());
             let name = container.name().0;
             if pid_mode(&self.handle.pod.config, options) != NamespaceMode::Container {
                 return unsupported(format!("container {name} has no pid namespace of its own"));
@@ -121,12 +125,14 @@ impl MovingPod {
         let (mut archive, mut deleted) = (temporary(&dir)?, temporary(&dir)?);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let path = dir.join("upper");
-        let upper = openat(CWD, &path, flags, Mode::empty()).map_err(|e| io_failure("open", &path, &e.into()))?;
+        let upper =
+            openat(CWD, &path, flags, Mode::empty()).map_err(|e| io_failure("open", &path, &e.into()))?;
         let id = container.id().as_str();
         let written = self.client.diff(id, upper.as_fd(), archive.as_fd(), deleted.as_fd(), DIFF).await;
         written.map_err(called)?;
         let mut list = Vec::new();
-        let read = archive.rewind().and_then(|()| deleted.rewind()).and_then(|()| deleted.read_to_end(&mut list));
+        let read =
+            archive.rewind().and_then(|()| deleted.rewind()).and_then(|()| deleted.read_to_end(&mut list));
         read.map_err(|error| io_failure("read changes in", &dir, &error))?;
         let deleted = serde_json::from_slice(&list).map_err(|e| Failure::new(FailureKind::Internal, e))?;
         Ok(Diff { archive, deleted })

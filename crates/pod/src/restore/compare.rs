@@ -40,7 +40,8 @@ pub(super) fn request(
     images: &Images,
 ) -> Result<Vec<ContainerConfig>, Mismatch> {
     let unreadable = |of: &str| Mismatch::Unreadable { of: of.to_owned() };
-    let was = PodSandboxConfig::decode(manifest.pod.config.0.as_slice()).map_err(|_| unreadable("the pod"))?;
+    let was =
+        PodSandboxConfig::decode(manifest.pod.config.0.as_slice()).map_err(|_| unreadable("the pod"))?;
     compare_pods(pod, &was)?;
     let mut by_name = std::collections::BTreeMap::new();
     for config in containers {
@@ -66,13 +67,17 @@ pub(super) fn request(
 
 fn compare_pods(now: &PodSandboxConfig, was: &PodSandboxConfig) -> Result<(), Mismatch> {
     let (a, b) = (namespaces(now), namespaces(was));
-    let sysctls = |config: &PodSandboxConfig| config.linux.as_ref().map(|l| l.sysctls.clone()).unwrap_or_default();
+    let sysctls =
+        |config: &PodSandboxConfig| config.linux.as_ref().map(|l| l.sysctls.clone()).unwrap_or_default();
     let checks = [
         ("hostname", now.hostname == was.hostname),
         ("linux.security_context.namespace_options.network", a.network == b.network),
         ("linux.security_context.namespace_options.ipc", a.ipc == b.ipc),
         ("linux.security_context.namespace_options.pid", pid_mode(now, None) == pid_mode(was, None)),
-        ("linux.security_context.namespace_options.userns_options", user_namespace(now) == user_namespace(was)),
+        (
+            "linux.security_context.namespace_options.userns_options",
+            user_namespace(now) == user_namespace(was),
+        ),
         ("linux.sysctls", sysctls(now) == sysctls(was)),
     ];
     match checks.into_iter().find(|(_, same)| !same) {

@@ -43,7 +43,11 @@ pub(crate) struct Started {
 }
 
 /// Lets a restored container run; the first of its pod fixes the pod's clocks.
-pub(crate) async fn start(pod: &Pod, client: &Client, container: &Container) -> Result<Started, StartRestoredError> {
+pub(crate) async fn start(
+    pod: &Pod,
+    client: &Client,
+    container: &Container,
+) -> Result<Started, StartRestoredError> {
     let _one_at_a_time = pod.restoring.lock().await;
     let id = container.id().to_string();
     let planned = if pod.node.pins.get(pod.id.as_str(), NamespaceKind::Time).is_ok() {
@@ -64,7 +68,11 @@ pub(crate) async fn start(pod: &Pod, client: &Client, container: &Container) -> 
 }
 
 /// Makes the pod's time namespace so that its clocks are right at the instant it gives.
-async fn set_clocks(pod: &Pod, client: &Client, container: &Container) -> Result<clock::Release, StartRestoredError> {
+async fn set_clocks(
+    pod: &Pod,
+    client: &Client,
+    container: &Container,
+) -> Result<clock::Release, StartRestoredError> {
     let path = pod.node.pod_dir(&pod.id).join(CLOCKS);
     let text = std::fs::read(&path).unwrap_or_default();
     let clocks: Clocks = serde_json::from_slice(&text).map_err(|_| StartRestoredError::Reading { path })?;

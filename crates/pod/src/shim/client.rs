@@ -151,7 +151,13 @@ impl Client {
     }
 
     /// A call that is answered with `done`.
-    pub(super) async fn order(&self, name: &'static str, call: Call, fds: &[BorrowedFd<'_>], limit: Duration) -> Result<(), CallError> {
+    pub(super) async fn order(
+        &self,
+        name: &'static str,
+        call: Call,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<(), CallError> {
         match self.call(call, fds, limit).await?.0 {
             response::Result::Done(_) => Ok(()),
             _ => Err(CallError::Protocol(name)),
@@ -172,7 +178,9 @@ impl Client {
         fds: &[BorrowedFd<'_>],
     ) -> Result<Vec<(String, OwnedFd)>, CallError> {
         let (result, fds) = self.call(Call::CreateSandbox(request), fds, PROMPT).await?;
-        let response::Result::CreateSandbox(made) = result else { return Err(CallError::Protocol("create sandbox")) };
+        let response::Result::CreateSandbox(made) = result else {
+            return Err(CallError::Protocol("create sandbox"));
+        };
         let mut fds: Vec<_> = fds.into_iter().map(Some).collect();
         let mut take = |ns: shim::NamespaceFd| {
             let fd = fds.get_mut(ns.ns_fd as usize).and_then(Option::take);

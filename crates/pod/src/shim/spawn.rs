@@ -104,13 +104,12 @@ impl Launcher {
         let strings = |items: &[&str]| spawn::c_strings(items).map_err(SpawnError::Spawn);
         let program = strings(&[&program])?.remove(0);
         let args = strings(&["meridian-shim", pod.as_str()])?;
-        let fds = [
-            (self.null.as_fd(), 0),
-            (self.null.as_fd(), 1),
-            (log.as_fd(), 2),
-            (listener.as_fd(), 3),
-        ];
+        let fds = [(self.null.as_fd(), 0), (self.null.as_fd(), 1), (log.as_fd(), 2), (listener.as_fd(), 3)];
         let spawned = spawn::spawn(&program, &args, &[], &fds).map_err(SpawnError::Spawn)?;
-        Ok(Launched { socket: connection, pid: spawned.pid.as_raw_nonzero().get().cast_unsigned(), pidfd: spawned.pidfd })
+        Ok(Launched {
+            socket: connection,
+            pid: spawned.pid.as_raw_nonzero().get().cast_unsigned(),
+            pidfd: spawned.pidfd,
+        })
     }
 }

@@ -14,7 +14,8 @@ pub(crate) fn pod_path(config: &PodSandboxConfig, root: &str, id: &PodId) -> Res
     let given = config.linux.as_ref().map_or("", |l| l.cgroup_parent.as_str());
     let parent = if given.is_empty() { root } else { given };
     let names = || parent.split('/').filter(|name| !name.is_empty());
-    let bad = parent.len() > 4096 || names().any(|n| n == "." || n == ".." || n.len() > 255 || n.contains('\0'));
+    let bad =
+        parent.len() > 4096 || names().any(|n| n == "." || n == ".." || n.len() > 255 || n.contains('\0'));
     if bad {
         return Err(SpecError::CgroupParent { path: parent.chars().take(80).collect() });
     }
@@ -110,7 +111,10 @@ mod tests {
         assert_eq!(lowered.memory().clone().unwrap().swap(), None);
         for key in ["../cgroup.procs", "cgroup.procs", "", ".", "memory/high", "cgroup.kill"] {
             let unified = [(key.to_owned(), "1".to_owned())].into();
-            assert!(resources(&LinuxContainerResources { unified, ..Default::default() }).is_err(), "{key:?}");
+            assert!(
+                resources(&LinuxContainerResources { unified, ..Default::default() }).is_err(),
+                "{key:?}"
+            );
         }
     }
 }

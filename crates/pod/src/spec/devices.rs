@@ -69,7 +69,13 @@ pub(crate) fn rules(nodes: &[Node]) -> Vec<LinuxDeviceCgroup> {
 }
 
 /// `host` if it is a node, else every node below it.
-fn collect(host: &Path, inside: &Path, access: &str, bind: bool, nodes: &mut Vec<Node>) -> Result<(), SpecError> {
+fn collect(
+    host: &Path,
+    inside: &Path,
+    access: &str,
+    bind: bool,
+    nodes: &mut Vec<Node>,
+) -> Result<(), SpecError> {
     let failed = |source| SpecError::Device { path: host.to_owned(), source };
     let fd = openat(CWD, host, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let status = rustix::fs::fstat(&fd).map_err(failed)?;

@@ -81,7 +81,12 @@ pub(crate) fn all(volumes: &[cri::Mount], context: Context<'_>) -> Result<Vec<En
             entries.push(bind(Path::new("/sys"), path, &["rbind", "nosuid", "noexec", "nodev", "ro"])?);
             continue;
         }
-        entries.push(Entry { mount: mount(path, kind, kind, &options), tree: None, file: false, pod_shm: false });
+        entries.push(Entry {
+            mount: mount(path, kind, kind, &options),
+            tree: None,
+            file: false,
+            pod_shm: false,
+        });
     }
     let ro = if context.readonly_rootfs { "ro" } else { "rw" };
     for (path, source) in [
@@ -112,7 +117,11 @@ fn filesystems(privileged: bool) -> Vec<(&'static str, &'static str, Vec<&'stati
     vec![
         ("/proc", "proc", vec!["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", vec!["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        ("/dev/pts", "devpts", vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        (
+            "/dev/pts",
+            "devpts",
+            vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         ("/dev/mqueue", "mqueue", vec!["nosuid", "noexec", "nodev"]),
         ("/sys", "sysfs", vec!["nosuid", "noexec", "nodev", ro]),
         ("/sys/fs/cgroup", "cgroup2", vec!["nosuid", "noexec", "nodev", "relatime", ro]),
@@ -248,7 +257,8 @@ pub(crate) fn option_flags(options: &[String]) -> Flags {
 
 /// OCI mount options that are neither flags nor propagation: the filesystem's own.
 pub(crate) fn filesystem_options(options: &[String]) -> Vec<String> {
-    let common = ["rw", "ro", "nosuid", "nodev", "noexec", "noatime", "relatime", "strictatime", "newinstance"];
+    let common =
+        ["rw", "ro", "nosuid", "nodev", "noexec", "noatime", "relatime", "strictatime", "newinstance"];
     options.iter().filter(|o| !common.contains(&o.as_str())).cloned().collect()
 }
 
@@ -265,7 +275,11 @@ mod tests {
         let options: Vec<_> =
             ["nosuid", "strictatime", "mode=755", "ro"].iter().map(ToString::to_string).collect();
         let flags = option_flags(&options);
-        assert!(flags.contains(Flags::MOUNT_ATTR_RDONLY | Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_STRICTATIME));
+        assert!(
+            flags.contains(
+                Flags::MOUNT_ATTR_RDONLY | Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_STRICTATIME
+            )
+        );
         assert_eq!(filesystem_options(&options), ["mode=755"]);
     }
 
@@ -280,13 +294,19 @@ mod tests {
             ..Default::default()
         };
         let mount = describe(&volume, MountPropagation::PropagationPrivate);
-        assert_eq!(mount.options().as_deref(), Some(&["rbind", "rprivate", "rro", "noexec"].map(String::from)[..]));
+        assert_eq!(
+            mount.options().as_deref(),
+            Some(&["rbind", "rprivate", "rro", "noexec"].map(String::from)[..])
+        );
     }
 
     #[test]
     fn a_missing_source_is_named() {
-        let volume =
-            cri::Mount { container_path: "/x".into(), host_path: "/no/such/place".into(), ..Default::default() };
+        let volume = cri::Mount {
+            container_path: "/x".into(),
+            host_path: "/no/such/place".into(),
+            ..Default::default()
+        };
         let error = open_volume(&volume, None).unwrap_err();
         assert!(error.to_string().contains("/no/such/place"), "{error}");
     }

@@ -79,10 +79,10 @@ impl Environment {
 
 /// The working directory: the request's, the image's, or `/`.
 pub(crate) fn cwd(config: &ContainerConfig, image: &ImageProcess) -> String {
-    [&config.working_dir, &image.working_dir]
-        .into_iter()
-        .find(|dir| !dir.is_empty())
-        .map_or_else(|| "/".to_owned(), |dir| if dir.starts_with('/') { dir.clone() } else { format!("/{dir}") })
+    [&config.working_dir, &image.working_dir].into_iter().find(|dir| !dir.is_empty()).map_or_else(
+        || "/".to_owned(),
+        |dir| if dir.starts_with('/') { dir.clone() } else { format!("/{dir}") },
+    )
 }
 
 /// The signal that asks a container to stop: the request's, the image's, SIGTERM.
@@ -103,9 +103,9 @@ const SIGRTMAX: u32 = 64;
 
 /// signal(7) on x86-64 and arm64, by number.
 const SIGNALS: [&str; 32] = [
-    "", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-    "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-    "WINCH", "IO", "PWR", "SYS",
+    "", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 /// A signal's number: `15`, `TERM`, `SIGTERM`, `RTMIN+3`, `SIGNAL_SIGRTMINPLUS3` (as CRI spells it).
@@ -186,9 +186,19 @@ mod tests {
     #[test]
     fn signals_by_any_name() {
         let table = [
-            ("15", Some(15)), ("TERM", Some(15)), ("sigkill", Some(9)), ("SIGUSR1", Some(10)), ("RTMIN+3", Some(37)),
-            ("SIGRTMAX-1", Some(63)), ("SIGRTMIN", Some(34)), ("SYS", Some(31)), ("0", None), ("65", None),
-            ("FOO", None), ("RTMIN+99", None), ("", None),
+            ("15", Some(15)),
+            ("TERM", Some(15)),
+            ("sigkill", Some(9)),
+            ("SIGUSR1", Some(10)),
+            ("RTMIN+3", Some(37)),
+            ("SIGRTMAX-1", Some(63)),
+            ("SIGRTMIN", Some(34)),
+            ("SYS", Some(31)),
+            ("0", None),
+            ("65", None),
+            ("FOO", None),
+            ("RTMIN+99", None),
+            ("", None),
         ];
         for (text, expected) in table {
             assert_eq!(number(text), expected, "{text}");

@@ -89,7 +89,8 @@ impl Filters {
                 let text = read(Path::new(&profile.localhost_ref))?;
                 let path = || PathBuf::from(&profile.localhost_ref);
                 self.cached(&text, || {
-                    serde_json::from_slice(&text).map_err(|source| ProfileError::Format { path: path(), source })
+                    serde_json::from_slice(&text)
+                        .map_err(|source| ProfileError::Format { path: path(), source })
                 })
                 .map(Some)
             }
@@ -167,7 +168,11 @@ fn filter(profile: &LinuxSeccomp) -> Result<ScmpFilterContext, ProfileError> {
     Ok(filter)
 }
 
-fn add_rules(filter: &mut ScmpFilterContext, profile: &LinuxSeccomp, native: bool) -> Result<(), ProfileError> {
+fn add_rules(
+    filter: &mut ScmpFilterContext,
+    profile: &LinuxSeccomp,
+    native: bool,
+) -> Result<(), ProfileError> {
     for rule in profile.syscalls().iter().flatten() {
         let verdict = action(rule.action(), rule.errno_ret())?;
         if filter.get_act_default().is_ok_and(|default| default == verdict) {
@@ -222,7 +227,9 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
         LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(u16::try_from(errno).unwrap_or(1)),
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
-        LinuxSeccompAction::ScmpActNotify => return Err(ProfileError::Unsupported("SCMP_ACT_NOTIFY".to_owned())),
+        LinuxSeccompAction::ScmpActNotify => {
+            return Err(ProfileError::Unsupported("SCMP_ACT_NOTIFY".to_owned()));
+        }
     })
 }
 

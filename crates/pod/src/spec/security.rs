@@ -125,7 +125,10 @@ pub(crate) struct Capabilities {
 /// Applies the request's changes to the default set. Adding wins over dropping `ALL`; naming one in both drops it.
 ///
 /// `own` is what this daemon may hand on: `ALL` means all of those, and asking by name for another is refused.
-pub(crate) fn capabilities(context: &LinuxContainerSecurityContext, own: Set) -> Result<Capabilities, SpecError> {
+pub(crate) fn capabilities(
+    context: &LinuxContainerSecurityContext,
+    own: Set,
+) -> Result<Capabilities, SpecError> {
     if context.privileged {
         return Ok(Capabilities { all: own, ambient: Set::default() });
     }
@@ -187,7 +190,10 @@ pub(crate) fn own() -> Set {
 ///
 /// A request without any gets the defaults, but for a pod with a user namespace of its own: there the kubelet's
 /// `procMount: Unmasked` arrives as two empty lists (KEP-4265), and the kernel guards those files by ownership.
-pub(crate) fn paths(context: &LinuxContainerSecurityContext, user_namespace: bool) -> (Vec<String>, Vec<String>) {
+pub(crate) fn paths(
+    context: &LinuxContainerSecurityContext,
+    user_namespace: bool,
+) -> (Vec<String>, Vec<String>) {
     let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let (masked, read_only) = (&context.masked_paths, &context.readonly_paths);
     if context.privileged {

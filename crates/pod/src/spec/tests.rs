@@ -2,7 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use api::cri::v1::{Capability, Int64Value, KeyValue, LinuxContainerConfig, LinuxSandboxSecurityContext, NamespaceOption};
+use api::cri::v1::{
+    Capability, Int64Value, KeyValue, LinuxContainerConfig, LinuxSandboxSecurityContext, NamespaceOption,
+};
 
 use super::*;
 
@@ -86,8 +88,16 @@ fn an_ordinary_container() {
     assert!(lowered.plan.readonly_rootfs && !process.seccomp.is_empty());
     let destinations: Vec<_> = lowered.plan.mounts.iter().map(|m| m.destination.as_str()).collect();
     let expected = [
-        "/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup", "/etc/hosts", "/etc/hostname",
-        "/etc/resolv.conf", "/dev/shm",
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/dev/mqueue",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+        "/dev/shm",
     ];
     assert_eq!(destinations, expected);
     assert!(lowered.plan.mounts.iter().filter(|m| m.pod_shm).count() == 1);
@@ -105,9 +115,13 @@ fn volumes_replace_standard_mounts_and_come_parents_first() {
         host_path: place.dir.path().join("pod").to_string_lossy().into_owned(),
         ..Default::default()
     };
-    let config = ContainerConfig { mounts: vec![volume("/a/b"), volume("/dev/shm"), volume("/a")], ..container(Default::default()) };
+    let config = ContainerConfig {
+        mounts: vec![volume("/a/b"), volume("/dev/shm"), volume("/a")],
+        ..container(Default::default())
+    };
     let built = place.build(&PodSandboxConfig::default(), &config).unwrap();
-    let list: Vec<_> = built.mounts.iter().map(|e| e.mount.destination().to_str().unwrap().to_owned()).collect();
+    let list: Vec<_> =
+        built.mounts.iter().map(|e| e.mount.destination().to_str().unwrap().to_owned()).collect();
     let tail: Vec<_> = list.iter().rev().take(3).rev().map(String::as_str).collect();
     assert_eq!(tail, ["/a", "/a/b", "/dev/shm"].map(|p| p).into_iter().collect::<Vec<_>>());
     assert_eq!(list.iter().filter(|p| *p == "/dev/shm").count(), 1);
@@ -148,8 +162,17 @@ fn node_namespaces_are_not_listed() {
         return;
     }
     let built = Place::new().build(&pod, &container(Default::default())).unwrap();
-    let kinds: Vec<_> =
-        built.spec.linux().clone().unwrap().namespaces().clone().unwrap().iter().map(LinuxNamespace::typ).collect();
+    let kinds: Vec<_> = built
+        .spec
+        .linux()
+        .clone()
+        .unwrap()
+        .namespaces()
+        .clone()
+        .unwrap()
+        .iter()
+        .map(LinuxNamespace::typ)
+        .collect();
     assert!(!kinds.contains(&LinuxNamespaceType::Network) && !kinds.contains(&LinuxNamespaceType::Ipc));
     assert!(kinds.contains(&LinuxNamespaceType::Time));
 }

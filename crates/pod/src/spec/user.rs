@@ -60,7 +60,11 @@ pub(crate) fn resolve(
 }
 
 impl Accounts {
-    fn resolve(&self, context: &LinuxContainerSecurityContext, image_user: &str) -> Result<Resolved, SpecError> {
+    fn resolve(
+        &self,
+        context: &LinuxContainerSecurityContext,
+        image_user: &str,
+    ) -> Result<Resolved, SpecError> {
         let (given, image_group) = match (&context.run_as_user, context.run_as_username.as_str()) {
             (Some(number), _) => (Id::Number(number_in("run_as_user", number.value)?), None),
             (None, "") => split(image_user)?,
@@ -143,7 +147,9 @@ fn split(user: &str) -> Result<(Id<'_>, Option<Id<'_>>), SpecError> {
 fn parse(text: &str) -> Result<Id<'_>, SpecError> {
     let invalid = || SpecError::InvalidUser { text: text.chars().take(80).collect() };
     match text.bytes().next() {
-        Some(b'a'..=b'z' | b'A'..=b'Z' | b'_') if !text.contains(|c: char| c.is_control()) => Ok(Id::Name(text)),
+        Some(b'a'..=b'z' | b'A'..=b'Z' | b'_') if !text.contains(|c: char| c.is_control()) => {
+            Ok(Id::Name(text))
+        }
         Some(b'0'..=b'9') => number(text).map(Id::Number).ok_or_else(invalid),
         _ => Err(invalid()),
     }
@@ -239,13 +245,25 @@ mod tests {
     #[test]
     fn what_looks_like_a_number_is_never_a_name() {
         let none = LinuxContainerSecurityContext::default();
-        let bad =
-            ["2147483648", "4294967295", "4294967296", "-1", "+0", " 0", "0x0", "1:-1", "99999999999999999999", "a\nb"];
+        let bad = [
+            "2147483648",
+            "4294967295",
+            "4294967296",
+            "-1",
+            "+0",
+            " 0",
+            "0x0",
+            "1:-1",
+            "99999999999999999999",
+            "a\nb",
+        ];
         for image in bad {
             assert!(resolve(&none, image).is_err(), "{image}");
         }
-        let context =
-            LinuxContainerSecurityContext { run_as_user: Some(Int64Value { value: 1 << 31 }), ..Default::default() };
+        let context = LinuxContainerSecurityContext {
+            run_as_user: Some(Int64Value { value: 1 << 31 }),
+            ..Default::default()
+        };
         assert!(matches!(resolve(&context, ""), Err(SpecError::IdOutOfRange { .. })));
         assert!(matches!(resolve(&none, "nobody"), Err(SpecError::NoSuchUser { .. })));
         assert!(matches!(resolve(&none, "root:nobody"), Err(SpecError::NoSuchGroup { .. })));

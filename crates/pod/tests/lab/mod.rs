@@ -110,7 +110,8 @@ impl Lab {
         let store = root.join(format!("images-{}", std::process::id()));
         let images = Images::open(ImageConfig { root: store, ..Default::default() }).unwrap();
         let archive = dir.path().join("image.tar");
-        let tar = Command::new("tar").arg("-C").arg(layout()).arg("-cf").arg(&archive).arg(".").status().unwrap();
+        let tar =
+            Command::new("tar").arg("-C").arg(layout()).arg("-cf").arg(&archive).arg(".").status().unwrap();
         assert!(tar.success());
         images.import(std::fs::File::open(&archive).unwrap()).await.unwrap();
         let image = images.list()[0].id.to_string();
@@ -186,7 +187,9 @@ impl Lab {
     pub fn leftovers(&self) -> Vec<String> {
         let run = self.dir.path().join("run");
         let mut left = Vec::new();
-        for dir in [run.join("pods"), run.join("shim"), run.join("ns"), self.dir.path().join("root/containers")] {
+        for dir in
+            [run.join("pods"), run.join("shim"), run.join("ns"), self.dir.path().join("root/containers")]
+        {
             let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| entry.path().display().to_string()));
         }
