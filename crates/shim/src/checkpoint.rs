@@ -37,9 +37,7 @@ impl Pod {
     ) -> Result<Option<Answer>, RequestError> {
         self.task(&request.id)?.expect_phase(PhaseName::Running)?;
         self.criu()?;
-        if self.has_helper(Work::Dump, &request.id) {
-            return Err(RequestError::Busy { id: request.id.clone(), work: "a dump" });
-        }
+        self.expect_idle(Work::Dump, &request.id)?;
         let images = fds.take("images_fd", request.images_fd)?;
         let pages = request.page_socket_fd.map(|index| fds.take("page_socket_fd", index)).transpose()?;
         self.start_helper(asker, Work::Dump, &request.id, |pod, worker| {
@@ -58,7 +56,9 @@ impl Pod {
         let begun = Instant::now();
         let deadline = Duration::from_millis(request.deadline_ms);
         let task = self.task(&request.id)?;
-        let Phase::Running(process) = &task.phase else { return Err(RequestError::NotFrozen) };
+        let Phase::Running(process) = &task.phase else {
+            return Err(task.wrong_phase(PhaseName::Running));
+        };
         let descriptors = descriptors(process.pid);
         let criu = self.criu()?;
         criu::enter(&criu, self.host_mounts.as_fd())?;

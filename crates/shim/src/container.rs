@@ -1,6 +1,6 @@
 //! Requests about one container.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use api::shim::v1::{self as proto, response};
 use executor::{Cgroup, Descriptors, Sandbox, Stdio};
@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::{
     error::RequestError,
+    helper::Work,
     log::{Log, Stream},
     pod::{Answer, Pod},
     restore::Plan,
@@ -75,7 +76,13 @@ impl Pod {
             let cgroup = Cgroup::create(self.sandbox()?, &plan)?;
             task.phase = Phase::Planned(Box::new(Plan { plan, fds }), cgroup);
         } else {
-            self.execute(&mut task, &plan, &mut fds)?;
+            let executed = self.execute(&mut task, &plan, &mut fds);
+            if let Err(error) = executed {
+                // What exists but cannot be watched must not live.
+                task.end_unstarted();
+                task.remove(self.sandbox()?);
+                return Err(error);
+            }
         }
         let pid = pid_number(task.process().map(|(pid, _)| pid));
         self.tasks.push(task);
@@ -109,20 +116,17 @@ impl Pod {
         let mut created = executor::create(sandbox, plan, fds, &streams.container, target)?;
         let terminal = created.terminal.take();
         task.phase = Phase::Created(created);
-        self.connect(task, terminal, ours).map_err(|errno| {
-            // It cannot be watched, so it must not live.
-            task.end_unstarted();
-            RequestError::system("read the output of", plan.id.as_str())(errno)
-        })
+        self.connect(task, terminal, ours)
+            .map_err(RequestError::system("read the output of", plan.id.as_str()))
     }
 
     /// The process whose pid namespace a debug container joins.
-    fn target(&self, id: &str) -> Result<std::os::fd::BorrowedFd<'_>, RequestError> {
+    fn target(&self, id: &str) -> Result<BorrowedFd<'_>, RequestError> {
         let task = self.task(id)?;
-        task.expect_phase(PhaseName::Running)?;
-        let needed = PhaseName::Running;
-        let missing = || RequestError::Phase { id: id.to_owned(), is: task.phase_name(), needed };
-        task.process().map(|(_, pidfd)| pidfd).ok_or_else(missing)
+        match &task.phase {
+            Phase::Running(process) => Ok(process.pidfd.as_fd()),
+            _ => Err(task.wrong_phase(PhaseName::Running)),
+        }
     }
 
     /// Watches what the container writes, be it over pipes or a terminal.
@@ -182,8 +186,9 @@ impl Pod {
     ) -> Result<Answer, RequestError> {
         let task = self.task(&request.id)?;
         if matches!(task.phase, Phase::Running(_) | Phase::Ending { .. }) {
-            task.expect_phase(PhaseName::Ended)?;
+            return Err(task.wrong_phase(PhaseName::Ended));
         }
+        self.expect_idle(Work::Restore, &request.id)?;
         task.end_unstarted();
         let mut task = self.take_task(&request.id)?;
         task.output.finish(&self.poll);

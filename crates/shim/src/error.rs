@@ -37,7 +37,7 @@ pub enum RequestError {
     NotFrozen,
     #[error("not all tasks froze within {waited_ms} ms; they run again")]
     FreezeTimeout { waited_ms: u64 },
-    #[error("{work} of this container is under way")]
+    #[error("a {work} of this container is under way")]
     Busy { id: String, work: &'static str },
     #[error("no CRIU on this node: set [criu] command")]
     NoCriu,

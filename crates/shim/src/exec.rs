@@ -70,8 +70,9 @@ impl Pod {
         self.expect_thawed(&request.id)?;
         let sandbox = self.sandbox()?;
         let task = self.task(&request.id)?;
-        task.expect_phase(PhaseName::Running)?;
-        let Phase::Running(container) = &task.phase else { return Err(RequestError::NoSandbox) };
+        let Phase::Running(container) = &task.phase else {
+            return Err(task.wrong_phase(PhaseName::Running));
+        };
         let begun = executor::exec(sandbox, container.pidfd.as_fd(), &container.cgroup, process, &stdio)?;
         let fds: Vec<OwnedFd> = begun.terminal.into_iter().collect();
         let terminal_fd = (!fds.is_empty()).then_some(0);

@@ -4,7 +4,8 @@
 //!      Freeze            dumps are ready        the pod's cgroup says frozen         Resume, watchdog, lost daemon
 //!  Off ──────► Preparing ───────► Freezing ────────────────────────► Frozen ─────────────────────────────► Off
 //!                                 pod = 1   read the clocks,           │ Hold: only Resume is left
-//!                                           containers = 1, pod = 0    ▼
+//!                  ▲                 │      containers = 1, pod = 0    ▼
+//!                  └── pod = 0, 2 ms ┘ a task waits in vfork
 //! ```
 //!
 //! The pod's cgroup is frozen first, because that stops all containers with one write; then each container's own is,
@@ -25,6 +26,7 @@ use crate::{
     pod::{Answer, Asker, Pod},
     poll::{Interest, Token},
     task::{PhaseName, Task},
+    vfork,
 };
 
 /// Whether the pod is frozen, and how long at most.
@@ -46,7 +48,12 @@ pub struct Cut {
     ids: Vec<String>,
     asked_at: i64,
     deadline: i64,
+    /// Not before; 0: at once.
+    begin_at: i64,
 }
+
+/// How long a task in vfork is given to finish it, in ns.
+const VFORK: i64 = 2_000_000;
 
 pub struct Freezing {
     /// `cgroup.events` of the pod.
@@ -61,6 +68,7 @@ impl Freezer {
     pub fn deadline(&self) -> Option<i64> {
         match self {
             Self::Off => None,
+            Self::Preparing(cut) if cut.begin_at > 0 => Some(cut.begin_at.min(cut.deadline)),
             Self::Preparing(cut) | Self::Freezing(cut, _) => Some(cut.deadline),
             Self::Frozen { deadline, .. } => *deadline,
         }
@@ -99,7 +107,7 @@ impl Pod {
         }
         let asked_at = timens::monotonic();
         let deadline = asked_at.saturating_add_unsigned(request.watchdog_ms.saturating_mul(1_000_000));
-        self.freezer = Freezer::Preparing(Cut { asker, ids: request.ids, asked_at, deadline });
+        self.freezer = Freezer::Preparing(Cut { asker, ids: request.ids, asked_at, deadline, begin_at: 0 });
         self.advance_freeze();
         Ok(None)
     }
@@ -107,7 +115,14 @@ impl Pod {
     /// A dump has come to its cut, or has ended: freezes when all are ready; lets late ones go on.
     pub fn advance_freeze(&mut self) {
         match self.freezer.take() {
-            Freezer::Preparing(cut) if !self.dumps_start(&cut.ids) => self.begin_freeze(cut),
+            Freezer::Preparing(mut cut) if cut.begin_at <= timens::monotonic() => {
+                cut.begin_at = 0;
+                if self.dumps_start(&cut.ids) {
+                    self.freezer = Freezer::Preparing(cut);
+                } else {
+                    self.begin_freeze(cut);
+                }
+            }
             Freezer::Frozen { ids, deadline } => {
                 self.release_dumps(Some(&ids));
                 self.freezer = Freezer::Frozen { ids, deadline };
@@ -155,6 +170,9 @@ impl Pod {
         let frozen_at = timens::monotonic();
         let Freezer::Freezing(cut, freezing) = self.freezer.take() else { return };
         self.poll.remove(&freezing.events);
+        if cut.ids.iter().filter_map(|id| self.task(id).ok()?.cgroup()).any(vfork::is_waiting) {
+            return self.freeze_again(cut);
+        }
         match reading.and_then(|clocks| self.freeze_each(&cut.ids).map(|()| clocks)) {
             Ok(clocks) => {
                 self.release_dumps(Some(&cut.ids));
@@ -165,6 +183,19 @@ impl Pod {
                     frozen_at: frozen_at.unsigned_abs(),
                 };
                 self.answer(cut.asker, response::Result::Freeze(frozen).into());
+            }
+            Err(error) => self.fail_freeze(&cut, error),
+        }
+    }
+
+    /// The pod goes on for a moment; dumps keep waiting.
+    fn freeze_again(&mut self, mut cut: Cut) {
+        match self.sandbox().and_then(|sandbox| {
+            cgroup::thaw(sandbox.cgroup()).map_err(RequestError::system("thaw", "pod cgroup"))
+        }) {
+            Ok(()) => {
+                cut.begin_at = timens::monotonic() + VFORK;
+                self.freezer = Freezer::Preparing(cut);
             }
             Err(error) => self.fail_freeze(&cut, error),
         }
@@ -220,8 +251,12 @@ impl Pod {
     }
 
     pub fn expire_freeze(&mut self, now: i64) {
-        if self.freezer.deadline().is_some_and(|deadline| deadline <= now) {
-            self.end_freeze("the watchdog's time is over");
+        match &self.freezer {
+            Freezer::Preparing(cut) if now < cut.deadline => self.advance_freeze(),
+            freezer if freezer.deadline().is_some_and(|deadline| deadline <= now) => {
+                self.end_freeze("the watchdog's time is over");
+            }
+            _ => {}
         }
     }
 

@@ -17,7 +17,10 @@ use std::{
 
 use api::shim::v1::{Response, response};
 use prost::Message;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use sys::{
     clone::{self, Child},
     process,
@@ -122,6 +125,7 @@ impl Pod {
         .map_err(failed())?;
         let Some(socket) = outside else { process::exit_now(1) };
         let number = self.new_number();
+        socket.set_nonblocking(true).map_err(failed())?;
         self.poll.add(&socket, Token::Helper(number), Interest::Read).map_err(failed())?;
         let past_cut = work != Work::Dump;
         let id = id.to_owned();
@@ -141,8 +145,11 @@ impl Pod {
     /// Takes the word of a helper, or its end.
     pub fn hear_helper(&mut self, number: u32) {
         let Some(index) = self.helpers.iter().position(|helper| helper.number == number) else { return };
-        let Some(frame) = self.helpers[index].socket.recv().ok().flatten() else {
-            return self.finish_helper(index, None);
+        let frame = match self.helpers[index].socket.recv() {
+            Ok(Some(frame)) => frame,
+            // Heard already, in the same round.
+            Err(Errno::AGAIN) => return,
+            Ok(None) | Err(_) => return self.finish_helper(index, None),
         };
         match frame.bytes.split_first() {
             Some((&AT_CUT, _)) => {
@@ -202,9 +209,10 @@ impl Pod {
         }
     }
 
-    /// Whether such work at this container is under way.
-    pub fn has_helper(&self, work: Work, id: &str) -> bool {
-        self.helpers.iter().any(|helper| helper.work == work && helper.id == id)
+    /// Refuses to begin, or to pull the ground from under, such work at this container.
+    pub fn expect_idle(&self, work: Work, id: &str) -> Result<(), RequestError> {
+        let busy = self.helpers.iter().any(|helper| helper.work == work && helper.id == id);
+        if busy { Err(RequestError::Busy { id: id.to_owned(), work: work.name() }) } else { Ok(()) }
     }
 }
 

@@ -42,6 +42,7 @@ mod shutdown;
 mod signal;
 mod stdio;
 mod task;
+mod vfork;
 
 use std::{error::Error, process::ExitCode};
 

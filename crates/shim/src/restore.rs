@@ -56,12 +56,11 @@ impl Pod {
         request: &proto::RestoreRequest,
     ) -> Result<Option<Answer>, RequestError> {
         self.criu()?;
+        self.expect_idle(Work::Restore, &request.id)?;
         let task = self.task(&request.id)?;
-        task.expect_phase(PhaseName::Planned)?;
-        if self.has_helper(Work::Restore, &request.id) {
-            return Err(RequestError::Busy { id: request.id.clone(), work: "a restore" });
-        }
-        let Phase::Planned(plan, _) = &task.phase else { return Err(RequestError::Malformed) };
+        let Phase::Planned(plan, _) = &task.phase else {
+            return Err(task.wrong_phase(PhaseName::Planned));
+        };
         let mut streams = Streams::new(self.sandbox()?, &plan.plan)?;
         let mut ours = Some(streams.take_ours());
         self.start_helper(asker, Work::Restore, &request.id, |pod, _| {
@@ -81,9 +80,9 @@ impl Pod {
     ) -> Result<Answer, RequestError> {
         let criu = self.criu()?;
         let directory = criu::enter(&criu, self.host_mounts.as_fd())?;
-        let task = self.task_mut(&request.id)?;
-        let Phase::Planned(plan, cgroup) = std::mem::replace(&mut task.phase, Phase::Changing) else {
-            return Err(RequestError::Malformed);
+        let task = self.take_task(&request.id)?;
+        let Phase::Planned(plan, cgroup) = task.phase else {
+            return Err(task.wrong_phase(PhaseName::Planned));
         };
         let Plan { plan, mut fds } = *plan;
         let images = plan.restore.as_ref().ok_or(RequestError::Missing { field: "plan.restore" })?;

@@ -28,10 +28,11 @@ impl Pod {
         Ok(None)
     }
 
-    /// Ends the shim when the last container has ended.
+    /// Ends the shim when the last container and the last helper have ended.
     pub fn advance_shutdown(&mut self, now: i64) {
         let Some(shutdown) = &self.shutdown else { return };
         let alive = self.pod_init_pid().is_some()
+            || !self.helpers.is_empty()
             || self.tasks.iter().any(|task| !matches!(task.phase, Phase::Planned(..) | Phase::Exited(..)));
         if alive && now < shutdown.deadline {
             return;

@@ -78,6 +78,7 @@ pub enum PhaseName {
     Created,
     Held,
     Running,
+    Ending,
     Ended,
 }
 
@@ -88,6 +89,7 @@ impl fmt::Display for PhaseName {
             Self::Created => "created",
             Self::Held => "restored and held",
             Self::Running => "running",
+            Self::Ending => "ending",
             Self::Ended => "ended",
         })
     }
@@ -100,13 +102,17 @@ impl Task {
             Phase::Created(_) => PhaseName::Created,
             Phase::Held(_) => PhaseName::Held,
             Phase::Running(_) => PhaseName::Running,
-            Phase::Ending { .. } | Phase::Exited(..) | Phase::Changing => PhaseName::Ended,
+            Phase::Ending { .. } => PhaseName::Ending,
+            Phase::Exited(..) | Phase::Changing => PhaseName::Ended,
         }
     }
 
     pub fn expect_phase(&self, needed: PhaseName) -> Result<(), RequestError> {
-        let is = self.phase_name();
-        if is == needed { Ok(()) } else { Err(RequestError::Phase { id: self.id.clone(), is, needed }) }
+        if self.phase_name() == needed { Ok(()) } else { Err(self.wrong_phase(needed)) }
+    }
+
+    pub fn wrong_phase(&self, needed: PhaseName) -> RequestError {
+        RequestError::Phase { id: self.id.clone(), is: self.phase_name(), needed }
     }
 
     /// Its process 1, while it lives.
@@ -135,10 +141,10 @@ impl Task {
 
     /// From Created to Running. A failure leaves it to the reaper.
     pub fn start(&mut self) -> Result<(), RequestError> {
-        self.expect_phase(PhaseName::Created)?;
-        if let Phase::Created(created) = &mut self.phase {
-            created.start()?;
-        }
+        let Phase::Created(created) = &mut self.phase else {
+            return Err(self.wrong_phase(PhaseName::Created));
+        };
+        created.start()?;
         if let Phase::Created(created) = std::mem::replace(&mut self.phase, Phase::Changing) {
             let Created { pid, pidfd, cgroup, .. } = created;
             self.phase = Phase::Running(Process { pid, pidfd, cgroup });

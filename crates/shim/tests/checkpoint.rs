@@ -126,6 +126,19 @@ fn a_dump_leaves_the_container_as_it_was() {
 }
 
 #[test]
+fn a_cut_in_the_middle_of_vfork_is_made_again() {
+    let Some(mut pod) = pod() else { return };
+    // Nothing but vfork and execve.
+    pod.bed.run(Wanted::new("c", &["sh", "-c", "while :; do usleep 1; done"]));
+    for _ in 0..15 {
+        let (_, dumps) = pod.dump(&["c"]);
+        assert!(dumps[0].total_ns < 3_000_000_000, "{} ns", dumps[0].total_ns);
+        pod.resume(false);
+        fs::remove_dir_all(pod.images("c").0).unwrap();
+    }
+}
+
+#[test]
 fn two_containers_move_to_another_pod_and_go_on_at_one_instant() {
     let (Some(mut source), Some(mut destination)) = (pod(), pod()) else { return };
     let ids = ["one", "two"];

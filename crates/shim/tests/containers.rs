@@ -107,6 +107,14 @@ fn signals_reach_process_one_or_all() {
     bed.kill("d", 9, true);
     assert_eq!(bed.client.exit("d").code, 137);
     assert_eq!(fs::read_to_string(bed.unified().join("d/cgroup.procs")).unwrap(), "");
+    let script =
+        "trap : USR1; (trap 'echo child; exit' USR1; touch /up; while :; do usleep 1000; done) & wait; wait";
+    bed.run(Wanted::new("e", &["sh", "-c", script]));
+    let up = bed.dir.join("overlay3/upper/up");
+    wait_for("the child's trap", || up.exists());
+    bed.kill("e", 10, true);
+    bed.client.exit("e");
+    assert!(bed.log("e").contains("stdout F child\n"), "{}", bed.log("e"));
     // A signal to what has ended already is done.
     bed.kill("d", 9, false);
 }

@@ -216,7 +216,7 @@ fn install(busybox: &Path, root: &Path) {
     fs::copy(busybox, root.join("bin/busybox")).unwrap();
     for applet in [
         "sh", "cat", "echo", "sleep", "sync", "ls", "id", "kill", "dd", "yes", "tail", "seq", "head", "tr",
-        "stty", "ps", "usleep",
+        "stty", "ps", "usleep", "touch",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
