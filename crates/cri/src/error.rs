@@ -8,7 +8,7 @@ use std::error::Error;
 use pod::{Class, Classify};
 use tonic::{Code, Status};
 
-use crate::check::Invalid;
+use crate::check::{Field, Invalid};
 
 /// Why an RPC failed.
 #[derive(Debug)]
@@ -20,6 +20,11 @@ pub struct Failure {
 impl Failure {
     fn new(code: Code, error: &dyn Error) -> Self {
         Self { code, message: chain(error) }
+    }
+
+    /// The failure, with the field of the request that led to it.
+    pub(crate) fn at(self, field: &Field<'_>) -> Self {
+        Self { message: format!("{field}: {}", self.message), ..self }
     }
 
     /// The RPC belongs to a later version: clients that have a way around take it.

@@ -2,7 +2,7 @@
 
 use api::cri::v1::{AuthConfig, PullImageRequest, PullImageResponse};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use image::{Auth, Images, Reference};
+use image::{Auth, Images, Reference, ReferenceError};
 
 use crate::{
     check::{Field, Invalid},
@@ -13,10 +13,18 @@ use crate::{
 /// Fetches an image and returns its id.
 pub(crate) async fn pull(images: &Images, request: PullImageRequest) -> Result<PullImageResponse, Failure> {
     let name = image_name(request.image.as_ref())?;
-    let reference: Reference = name.parse().map_err(|e| Field::of("image").at("image").wrong(name, e))?;
+    let reference = reference(name)?;
     let auth = request.auth.map(|given| credential(&given, reference.registry())).transpose()?.flatten();
     let id = images.pull(name, auth).await.map_err(|error| Failure::of_pull(&error))?;
     Ok(PullImageResponse { image_ref: id.to_string() })
+}
+
+/// The name as a reference. The parser's complaint quotes the name itself.
+fn reference(name: &str) -> Result<Reference, Invalid> {
+    let bad = |error: ReferenceError| {
+        Field::of("image").at("image").conflict(format_args!("is no image reference: {error}"))
+    };
+    name.parse().map_err(bad)
 }
 
 /// The first usable form of a credential; none if it is for another registry.

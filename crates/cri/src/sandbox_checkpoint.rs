@@ -21,10 +21,13 @@ pub(crate) async fn checkpoint(
     checkpoint::pod(&request)?;
     let limit = required_deadline(limit)?;
     let pod = find::sandbox(pods, &request.pod_sandbox_id)?;
-    let ids = request.container_ids.iter().map(|given| Ok(pods.find_container(given)?));
-    let ids = ids.collect::<Result<Vec<_>, Failure>>()?;
+    let field = Field::of("container_ids");
+    let find = |(i, given): (usize, &String)| {
+        pods.find_container(given).map_err(|error| Failure::from(error).at(&field.index(i)))
+    };
+    let ids = request.container_ids.iter().enumerate().map(find).collect::<Result<Vec<_>, _>>()?;
     // Two prefixes may mean one container.
-    distinct(Field::of("container_ids"), ids.iter().map(|id| id.as_str()), "given once")?;
+    distinct(field, ids.iter().map(|id| id.as_str()), "given once")?;
     pods.checkpoint_pod(&pod, &ids, Path::new(&request.output_path), limit).await?;
     Ok(CheckpointPodResponse {})
 }
