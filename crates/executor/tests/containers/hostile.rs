@@ -20,6 +20,7 @@ pub const TESTS: &[(&str, fn())] = &[
 fn symlinked_mounts() {
     for (name, target) in [("proc", "/tmp"), ("sys", "tmp"), ("dev", "../../tmp")] {
         let mut bed = Bed::new();
+        fs::remove_dir(bed.image().join(name)).unwrap();
         symlink(target, bed.image().join(name)).unwrap();
         let plan = bed.plan("true");
         let error = bed.create(plan).unwrap_err();
@@ -29,6 +30,7 @@ fn symlinked_mounts() {
         assert_eq!(object, format!("/{name}"));
     }
     let mut bed = Bed::new();
+    fs::remove_dir(bed.image().join("proc")).unwrap();
     fs::write(bed.image().join("proc"), "").unwrap();
     let plan = bed.plan("true");
     assert!(bed.create(plan).unwrap_err().is_invalid());

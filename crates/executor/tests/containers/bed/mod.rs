@@ -313,7 +313,7 @@ pub fn default_mounts() -> Vec<Mount> {
 }
 
 fn build_image(image: &Path) {
-    for dir in ["bin", "etc", "tmp", "usr/bin"] {
+    for dir in ["bin", "dev", "etc", "proc", "sys", "tmp", "usr/bin"] {
         fs::create_dir_all(image.join(dir)).unwrap();
     }
     fs::copy(busybox().unwrap(), image.join("bin/busybox")).unwrap();
