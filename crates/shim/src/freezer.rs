@@ -52,6 +52,9 @@ pub struct Cut {
     begin_at: i64,
 }
 
+/// Shortest pause between two looks at whether all have stopped, in ns.
+const LOOK: i64 = 50_000;
+
 /// How long a task in vfork is given to finish it, in ns.
 const VFORK: i64 = 2_000_000;
 
@@ -60,6 +63,8 @@ pub struct Freezing {
     events: OwnedFd,
     clocks: ClockReader,
     froze_at: i64,
+    /// When to look again unasked: the kernel tells at most every 10 ms, and that would be a jump of the pod's clocks.
+    look_at: i64,
     /// What passes between the cut and the reading of the clocks is a jump that the restored pod sees.
     _urgent: Option<RealTime>,
 }
@@ -69,7 +74,8 @@ impl Freezer {
         match self {
             Self::Off => None,
             Self::Preparing(cut) if cut.begin_at > 0 => Some(cut.begin_at.min(cut.deadline)),
-            Self::Preparing(cut) | Self::Freezing(cut, _) => Some(cut.deadline),
+            Self::Preparing(cut) => Some(cut.deadline),
+            Self::Freezing(cut, freezing) => Some(freezing.look_at.min(cut.deadline)),
             Self::Frozen { deadline, .. } => *deadline,
         }
     }
@@ -152,7 +158,7 @@ impl Pod {
         let _urgent = RealTime::enter().ok();
         let froze_at = timens::monotonic();
         match cgroup::freeze(sandbox.cgroup()) {
-            Ok(()) => Ok(Freezing { events, clocks, froze_at, _urgent }),
+            Ok(()) => Ok(Freezing { events, clocks, froze_at, look_at: froze_at, _urgent }),
             Err(errno) => {
                 self.poll.remove(&events);
                 Err(RequestError::system("freeze", "pod cgroup")(errno))
@@ -162,8 +168,11 @@ impl Pod {
 
     /// Goes on when the last task has stopped.
     pub fn check_frozen(&mut self) {
-        let Freezer::Freezing(_, freezing) = &self.freezer else { return };
+        let Freezer::Freezing(_, freezing) = &mut self.freezer else { return };
         if !cgroup::is_frozen(&freezing.events).unwrap_or(false) {
+            // After an eighth of the time that it has taken so far: often at first, and never for long too late.
+            let now = timens::monotonic();
+            freezing.look_at = now + ((now - freezing.froze_at) / 8).max(LOOK);
             return;
         }
         let reading = freezing.clocks.read().map_err(RequestError::system("read the clocks of", "pod"));
@@ -253,6 +262,7 @@ impl Pod {
     pub fn expire_freeze(&mut self, now: i64) {
         match &self.freezer {
             Freezer::Preparing(cut) if now < cut.deadline => self.advance_freeze(),
+            Freezer::Freezing(cut, _) if now < cut.deadline => self.check_frozen(),
             freezer if freezer.deadline().is_some_and(|deadline| deadline <= now) => {
                 self.end_freeze("the watchdog's time is over");
             }
