@@ -43,9 +43,12 @@ impl meridian_server::Meridian for Meridian {
 
     async fn namespaces(
         &self,
-        _: Request<NamespacesRequest>,
+        request: Request<NamespacesRequest>,
     ) -> Result<Response<NamespacesResponse>, Status> {
-        Err(Status::unimplemented("Namespaces is not wired yet"))
+        let pods = self.node.pods.clone();
+        // Reads /proc of every member.
+        let read = tokio::task::spawn_blocking(move || namespaces::namespaces(&pods, request.get_ref()));
+        Ok(Response::new(read.await.map_err(|panic| Status::internal(panic.to_string()))??))
     }
 
     async fn import_image(
