@@ -4,6 +4,7 @@
 //! filesystem that nobody else has seen is one that can be trusted (CVE-2025-31133).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use namespaces::channel::Step;
 use rustix::fs::{
@@ -43,6 +44,17 @@ const LINKS: [(&str, &str); 5] = [
 ];
 /// Targets of later mounts.
 const DIRECTORIES: [&str; 3] = ["pts", "shm", "mqueue"];
+
+/// Whether a path is one that [`fill`] or the terminal makes.
+pub fn is_reserved(path: &Path) -> bool {
+    let Ok(name) = path.strip_prefix("/dev") else { return false };
+    let names = DEFAULT_NODES
+        .iter()
+        .map(|node| node.name)
+        .chain(LINKS.iter().map(|(_, name)| *name))
+        .chain(["console"]);
+    names.into_iter().any(|reserved| name == Path::new(reserved))
+}
 
 /// Fills a new tmpfs with the default nodes and those of `devices` that belong below `/dev` (which are taken out),
 /// owned by the container's root, and opens its null.

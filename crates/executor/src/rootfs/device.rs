@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, m
 use sys::mount::attach;
 use sys::root::Root;
 
+use super::dev;
 use super::mount::checked_destination;
 use crate::descriptors::Descriptors;
 use crate::error::{CreateError, plan};
@@ -27,8 +28,17 @@ pub struct Device {
     node: Option<OwnedFd>,
 }
 
+/// Checks the devices of a plan. Those that every `/dev` holds anyway are left out: a privileged pod lists all of the
+/// host's.
 pub fn prepare(devices: &[proto::Device], fds: &mut Descriptors) -> Result<Vec<Device>, CreateError> {
-    devices.iter().map(|device| Device::prepare(device, fds)).collect()
+    let mut prepared = Vec::with_capacity(devices.len());
+    for device in devices {
+        let checked = Device::prepare(device, fds)?;
+        if !dev::is_reserved(&checked.path) {
+            prepared.push(checked);
+        }
+    }
+    Ok(prepared)
 }
 
 impl Device {

@@ -48,7 +48,8 @@ pub struct External {
 #[must_use]
 pub fn external_keys(plan: &ContainerPlan) -> Vec<String> {
     let mounts = plan.mounts.iter().filter(|m| is_external(m)).map(|m| m.destination.clone());
-    let nodes = plan.devices.iter().filter(|d| d.node_fd.is_some()).map(|d| d.path.clone());
+    let nodes = plan.devices.iter().filter(|d| d.node_fd.is_some() && !dev::is_reserved(Path::new(&d.path)));
+    let nodes = nodes.map(|d| d.path.clone());
     mounts.chain(nodes).chain(plan.masked_paths.iter().cloned()).collect()
 }
 

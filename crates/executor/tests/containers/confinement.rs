@@ -12,6 +12,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("a read-only root", read_only_root),
     ("the process cannot be looked at before execve", undumpable),
     ("limits and the OOM score", limits),
+    ("a label that nobody enforces is an error", labels),
 ];
 
 fn masks() {
@@ -49,7 +50,8 @@ fn devices() {
     let mut plan = bed.plan(
         "stat -c '%t:%T %a %u %g' /dev/deep/kmsg /opt/kmsg; dd if=/opt/kmsg bs=8192 count=1 2>/dev/null | wc -l | tr -d 0",
     );
-    for path in ["/dev/deep/kmsg", "/opt/kmsg"] {
+    // The host's own /dev/null and /dev/ptmx, as a privileged pod lists them, change nothing.
+    for path in ["/dev/deep/kmsg", "/opt/kmsg", "/dev/null", "/dev/ptmx"] {
         plan.plan.devices.push(Device {
             path: path.into(),
             r#type: "c".into(),
@@ -184,5 +186,26 @@ fn limits() {
         let mut plan = bed.plan("true");
         plan.process().oom_score_adj = Some(-999);
         assert_eq!(bed.create(plan).unwrap_err().failure(), ("set oom_score_adj", 13, "-999"));
+    }
+}
+
+/// Where the kernel has no such module: never a start without the confinement that was asked for.
+fn labels() {
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let mut bed = Bed::new();
+    for (module, step) in [("apparmor", "set apparmor profile"), ("selinux", "set selinux label")] {
+        if modules.contains(module) {
+            println!("    skipped: {module} is active here");
+            continue;
+        }
+        let mut plan = bed.plan("echo ran");
+        match module {
+            "apparmor" => plan.process().apparmor_profile = "nothing".into(),
+            _ => plan.process().selinux_label = "system_u:system_r:container_t:s0".into(),
+        }
+        let (mut created, output) = bed.create(plan).unwrap();
+        assert_eq!(created.start().unwrap_err().failure().0, step);
+        let outcome = bed.finish(created, output);
+        assert_eq!((outcome.code, outcome.text.as_str()), (1, ""));
     }
 }
