@@ -110,13 +110,13 @@ func processes(Scope) ([]string, error) {
 	return lines, err
 }
 
-// files lists the names in the daemon's directories and in the temporary ones. The databases' own growth, and the
-// image store, which a test may fill on purpose, are left out; an unpacked container is not.
+// files lists the names in the daemon's directories and in the temporary ones. The databases' own growth, the image
+// store, which a test may fill on purpose, and what CRIU remembers of the kernel are left out.
 func files(scope Scope) ([]string, error) {
 	var lines []string
-	images := []string{filepath.Join(scope.Root, "content"), filepath.Join(scope.Root, "layers")}
+	kept := []string{filepath.Join(scope.Root, "content"), filepath.Join(scope.Root, "layers"), filepath.Join(scope.Run, "criu")}
 	for _, root := range append([]string{scope.Run, scope.Root}, scope.Temporary...) {
-		lines = append(lines, walk(root, func(fs.DirEntry) bool { return true }, images...)...)
+		lines = append(lines, walk(root, func(fs.DirEntry) bool { return true }, kept...)...)
 	}
 	return lines, nil
 }

@@ -216,10 +216,19 @@ func (n *Node) Purge(ctx context.Context) error {
 	return err
 }
 
-// Discard removes what a stopped node leaves: its directories, with the mount that holds pins.
+// Discard removes what a stopped node leaves: its directories, with what is mounted in them (pins, CRIU's cache).
 func (n *Node) Discard() error {
-	if err := syscall.Unmount(filepath.Join(n.Run, "ns"), syscall.MNT_DETACH); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
-		return fmt.Errorf("unmount pins of %s: %w", n.Name, err)
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- { // the last mounted first
+		if point := strings.Fields(lines[i])[4]; strings.HasPrefix(point, n.Dir+"/") {
+			if err := syscall.Unmount(point, syscall.MNT_DETACH); err != nil {
+				return fmt.Errorf("unmount %s: %w", point, err)
+			}
+		}
 	}
 	return os.RemoveAll(n.Dir)
 }
