@@ -87,6 +87,8 @@ pub struct Image {
     pub mirror: Vec<Mirror>,
     /// Registries, as HOST or HOST:PORT, that are asked over plain HTTP. Loopback ones always are.
     pub insecure: Vec<String>,
+    /// Names of images that the kubelet must not collect as garbage.
+    pub pinned: Vec<String>,
 }
 
 /// One `[[image.mirror]]`.

@@ -47,8 +47,8 @@ impl Node {
 fn image_config(flags: &Flags, config: &Config) -> ImageConfig {
     let mirrors = config.image.mirror.iter();
     let mirrors = mirrors.map(|m| Mirror { host: m.host.clone(), endpoint: m.endpoint.clone() }).collect();
-    let insecure = config.image.insecure.clone();
-    ImageConfig { root: flags.root.clone(), mirrors, insecure, ..ImageConfig::default() }
+    let (insecure, pinned) = (config.image.insecure.clone(), config.image.pinned.clone());
+    ImageConfig { root: flags.root.clone(), mirrors, insecure, pinned, ..ImageConfig::default() }
 }
 
 fn pods_config(flags: &Flags, config: &Config, features: &[Feature]) -> Result<PodsConfig, OpenError> {
