@@ -81,13 +81,15 @@ fn report(features: &[Feature]) {
 async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result<(), RunError> {
     let mut signals = Signals::catch().map_err(RunError::Signals)?;
     let socket = flags.socket.clone().unwrap_or_else(|| flags.run.join("meridian.sock"));
-    let node = Node::open(flags, config, &features).await?;
+    // Clients that come while pods are recovered wait for their answer instead of finding no daemon.
+    let listener = listen(&socket)?;
+    let node = Node::open(flags, config, &features).await.inspect_err(|_| remove(&socket))?;
     let abilities = abilities(flags, config, &features);
     let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), abilities);
     let image_service = cri::image_service(node.pods.clone(), node.images.clone());
     let meridian = Meridian::new(node, flags.root.clone(), features);
     let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
-    let connections = connections(listen(&socket)?).map_err(RunError::Serve)?;
+    let connections = connections(listener).map_err(RunError::Serve)?;
     let calls = Calls::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = builder()

@@ -1,8 +1,8 @@
 //! One daemon per state root and per run directory: a lock that the kernel drops with the process.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -40,7 +40,7 @@ impl Claim {
     /// See [`ClaimError`].
     pub fn take(directory: &Path) -> Result<Self, ClaimError> {
         let failed = |source| ClaimError::Io { directory: directory.to_owned(), source };
-        private_directory(directory).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let path = directory.join("meridiand.lock");
         let mut file = File::options()
             .read(true)
@@ -61,12 +61,6 @@ impl Claim {
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
         Ok(Self(file))
     }
-}
-
-/// Makes a directory that only root enters; one that exists is made private too.
-fn private_directory(directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    fs::set_permissions(directory, Permissions::from_mode(0o700))
 }
 
 #[cfg(test)]
