@@ -4,7 +4,7 @@
 
 mod bed;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bed::{Bed, plan::Wanted, proc_field};
 
@@ -48,5 +48,16 @@ fn time_from_create_to_start() {
     };
     let (create, start) = (median(&mut create), median(&mut start));
     println!("median of 50: create {create:?}, start {start:?}");
+    bed.run(Wanted::new("c", &["sleep", "1000"]));
+    let mut exec: Vec<_> = (0..50)
+        .map(|turn| {
+            let begun = Instant::now();
+            let exec_id = format!("e{turn}");
+            bed.exec(&exec_id, "c", &["sync", "--help"]).unwrap();
+            bed.client.exec_exit(&exec_id);
+            begun.elapsed()
+        })
+        .collect();
+    println!("median of 50: exec to its exit {:?}", median(&mut exec));
     assert!(create + start < Duration::from_millis(100), "{create:?} {start:?}");
 }

@@ -142,3 +142,12 @@ fn a_stranger_with_the_pipe_delays_the_end_but_shortly() {
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(bed.log("c"), "stdout F first\nstdout F last\n");
 }
+
+#[test]
+fn a_user_that_is_not_root_may_open_its_output_anew() {
+    let Some(mut bed) = Bed::new() else { return };
+    let script = "echo again > /dev/stdout; echo wrong > /dev/stderr; id -u";
+    let exit = bed.finish(Wanted { uid: 1000, ..Wanted::new("c", &["sh", "-c", script]) });
+    assert_eq!((exit.code, bed.log("c").contains("stdout F again\n")), (0, true), "{}", bed.log("c"));
+    assert!(bed.log("c").contains("stderr F wrong\n") && bed.log("c").contains("stdout F 1000\n"));
+}
