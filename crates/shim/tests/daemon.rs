@@ -98,7 +98,7 @@ fn a_cut_stops_all_at_once_and_resume_lets_all_run() {
     assert_eq!(read(&bed, "one/cgroup.freeze"), "1\n");
     assert_eq!(freeze(&mut bed, &["one"], 1000).unwrap_err().kind(), Kind::Precondition);
     bed.client.done(Call::Resume(proto::ResumeRequest { kill: false }));
-    assert!(is_running(one) && is_running(two));
+    wait_for("both to run again", || is_running(one) && is_running(two));
     let error = bed.client.call(Call::Resume(proto::ResumeRequest { kill: false }), &[]).unwrap_err();
     assert_eq!(error.kind(), Kind::Precondition);
 }
@@ -107,10 +107,10 @@ fn a_cut_stops_all_at_once_and_resume_lets_all_run() {
 fn the_watchdog_resumes_at_its_deadline() {
     let Some(mut bed) = Bed::new() else { return };
     let pid = bed.run(Wanted::new("c", &SPIN));
-    freeze(&mut bed, &["c"], 800).unwrap();
+    freeze(&mut bed, &["c"], 2000).unwrap();
     assert!(!is_running(pid));
     bed.client.event(|what| matches!(what, What::Thawed(_)).then_some(()));
-    assert!(is_running(pid));
+    wait_for("the container to run again", || is_running(pid));
     assert!(!bed.client.state().frozen);
 }
 
@@ -128,10 +128,10 @@ fn a_daemon_that_dies_in_a_freeze_leaves_a_running_pod() {
 fn after_hold_only_resume_ends_a_freeze() {
     let Some(mut bed) = Bed::new() else { return };
     let pid = bed.run(Wanted::new("c", &SPIN));
-    freeze(&mut bed, &["c"], 500).unwrap();
+    freeze(&mut bed, &["c"], 1500).unwrap();
     bed.client.done(Call::Hold(proto::HoldRequest {}));
     bed.reconnect();
-    std::thread::sleep(Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(1600));
     assert!(!is_running(pid) && bed.client.state().frozen);
     bed.client.done(Call::Resume(proto::ResumeRequest { kill: true }));
     assert_eq!(bed.client.exit("c").code, 137);
@@ -142,12 +142,12 @@ fn a_frozen_container_takes_no_exec_and_the_watchdog_still_runs() {
     let Some(mut bed) = Bed::new() else { return };
     let pid = bed.run(Wanted::new("c", &SPIN));
     bed.run(Wanted::new("free", &["sleep", "1000"]));
-    freeze(&mut bed, &["c"], 800).unwrap();
+    freeze(&mut bed, &["c"], 2000).unwrap();
     assert_eq!(bed.exec("e", "c", &["sh"]).unwrap_err().kind(), Kind::Precondition);
     let _ends = bed.exec("e", "free", &["sh", "-c", "exit 3"]).unwrap();
     assert_eq!(bed.client.exec_exit("e").code, 3);
     bed.client.event(|what| matches!(what, What::Thawed(_)).then_some(()));
-    assert!(is_running(pid));
+    wait_for("the container to run again", || is_running(pid));
 }
 
 #[test]

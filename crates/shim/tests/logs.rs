@@ -139,7 +139,7 @@ fn a_stranger_with_the_pipe_delays_the_end_but_shortly() {
     bed.kill("c", 9, false);
     writeln!(stranger, "last").unwrap();
     assert_eq!(bed.client.exit("c").code, 137);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(bed.log("c"), "stdout F first\nstdout F last\n");
 }
 
