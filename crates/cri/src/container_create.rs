@@ -38,5 +38,5 @@ fn target(pods: &Pods, pod: &PodId, config: &ContainerConfig) -> Result<(), Fail
         return Ok(());
     }
     let field = Field::of("config.linux.security_context.namespace_options.target_id");
-    Err(field.wrong(target, "the id of a container of the same pod").into())
+    Err(field.wrong(target, "the id of a container in this pod").into())
 }

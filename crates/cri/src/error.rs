@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use pod::{Class, Classify};
+use pod::{CheckpointError, Class, Classify};
 use tonic::{Code, Status};
 
 use crate::check::{Field, Invalid};
@@ -49,6 +49,13 @@ impl Failure {
     /// The node's image store failed.
     pub(crate) fn of_image_store(error: &dyn Error) -> Self {
         Self::new(Code::Internal, error)
+    }
+
+    /// A failed checkpoint; `field` is the one that says where to write.
+    pub(crate) fn of_checkpoint(error: CheckpointError, field: &Field<'_>) -> Self {
+        let about_destination = matches!(error, CheckpointError::Destination { .. });
+        let failure = Self::from(error);
+        if about_destination { failure.at(field) } else { failure }
     }
 
     /// Whether this is Meridian's or the node's fault rather than the caller's.

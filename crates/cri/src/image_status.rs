@@ -24,7 +24,7 @@ pub(crate) fn status(images: &Images, request: &ImageStatusRequest) -> Result<Im
 pub(crate) fn image_name(spec: Option<&ImageSpec>) -> Result<&str, Invalid> {
     let field = Field::of("image");
     let name = required(field, spec)?.image.as_str();
-    if name.is_empty() { Err(field.at("image").missing("an image reference or id")) } else { Ok(name) }
+    if name.is_empty() { Err(field.at("image").missing("an image name or id")) } else { Ok(name) }
 }
 
 /// The keys that crictl and the scripts around it read.

@@ -28,7 +28,8 @@ pub(crate) async fn checkpoint(
     let ids = request.container_ids.iter().enumerate().map(find).collect::<Result<Vec<_>, _>>()?;
     // Two prefixes may mean one container.
     distinct(field, ids.iter().map(|id| id.as_str()), "given once")?;
-    pods.checkpoint_pod(&pod, &ids, Path::new(&request.output_path), limit).await?;
+    let written = pods.checkpoint_pod(&pod, &ids, Path::new(&request.output_path), limit).await;
+    written.map_err(|error| Failure::of_checkpoint(error, &Field::of("output_path")))?;
     Ok(CheckpointPodResponse {})
 }
 
