@@ -207,6 +207,7 @@ fn exec_joins_everything() {
     let mut bed = Bed::new();
     let plan = bed.plan("exec sleep 100");
     let (created, output) = bed.start(plan);
+    eventually("sleep", || status(created.pid, "Name") == "sleep");
     let (executed, text) =
         exec_in(&bed, &created, "echo in; read x < /proc/1/comm; echo $x; exec sleep 100", |_| {}).unwrap();
     eventually("sleep", || {
