@@ -1,7 +1,8 @@
 //! The phases of a migration: one vocabulary for spans, progress, results and metrics.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -115,18 +116,52 @@ pub(super) struct Phases {
     role: Role,
     began: Instant,
     records: Mutex<Vec<Record>>,
+    meter: Meter,
+}
+
+/// Tells of bytes that went out.
+#[derive(Debug, Clone)]
+pub(super) struct Meter {
     progress: Option<mpsc::UnboundedSender<Progress>>,
+    sent: Arc<AtomicU64>,
     total: u64,
+}
+
+/// Bytes between two tellings.
+const STRIDE: u64 = 4 << 20;
+
+impl Meter {
+    /// `bytes` more went out.
+    pub fn add(&self, phase: Phase, bytes: u64) {
+        let before = self.sent.fetch_add(bytes, Ordering::Relaxed);
+        if before / STRIDE != (before + bytes) / STRIDE {
+            self.tell(phase);
+        }
+    }
+
+    fn tell(&self, phase: Phase) {
+        if let Some(progress) = &self.progress {
+            let bytes = self.sent.load(Ordering::Relaxed);
+            // Nobody may be looking any more.
+            let _ = progress.send(Progress { phase, bytes, total: self.total.max(bytes) });
+        }
+    }
 }
 
 impl Phases {
     pub fn new(role: Role, progress: Option<mpsc::UnboundedSender<Progress>>, total: u64) -> Self {
-        Self { role, began: Instant::now(), records: Mutex::default(), progress, total }
+        let meter = Meter { progress, sent: Arc::default(), total };
+        Self { role, began: Instant::now(), records: Mutex::default(), meter }
+    }
+
+    /// For those who send.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// Runs `work` as `phase`: a span and a record.
     pub async fn run<T>(&self, phase: Phase, work: impl Future<Output = T>) -> T {
-        self.progress(phase, 0);
+        self.meter.tell(phase);
         let start = Instant::now();
         let span = tracing::info_span!("migration phase", role = self.role.name(), phase = phase.name());
         let result = work.instrument(span).await;
@@ -139,14 +174,6 @@ impl Phases {
         };
         self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
         result
-    }
-
-    /// Tells how far it is.
-    pub fn progress(&self, phase: Phase, bytes: u64) {
-        if let Some(progress) = &self.progress {
-            // Nobody may be looking any more.
-            let _ = progress.send(Progress { phase, bytes, total: self.total });
-        }
     }
 
     /// In the order in which they began.

@@ -28,7 +28,7 @@ use super::connection::{Connection, Incoming, Outgoing};
 use super::error::MoveError;
 use super::files::{Total, images, send_bytes, send_file};
 use super::journal::{Epoch, EpochState, Journal};
-use super::phase::{Phase, Phases, Progress, Role};
+use super::phase::{Meter, Phase, Phases, Progress, Role};
 use super::pod::{Cut, Diff, Dumped, SourcePod};
 use super::protocol::{PIECE, VERSION, needs_to_wire, phase_from_wire, policy_to_wire};
 use super::report::Report;
@@ -135,7 +135,8 @@ impl<P: SourcePod> Source<'_, P> {
         let containers = offer.containers.len();
         let offered: Vec<_> =
             offer.containers.iter().map(|container| container.descriptors.clone()).collect();
-        let (mut streams, theirs) = page_sockets(containers, &self.connection.outgoing)?;
+        let (mut streams, theirs) =
+            page_sockets(containers, &self.connection.outgoing, &self.phases.meter())?;
         let Self { pod, request, phases, connection, deadline, .. } = self;
         let left = deadline.saturating_duration_since(Instant::now());
         let ticket = phases
@@ -176,7 +177,6 @@ impl<P: SourcePod> Source<'_, P> {
             for (index, stream) in streams.into_iter().enumerate() {
                 let end = stream.end(wire_index(index)).await?;
                 total.add(&end.sha256);
-                phases.progress(Phase::Send, end.size);
                 out.send(Body::PagesEnd(end), "send").await?;
             }
             for (index, (dump, diff)) in dumps.into_iter().zip(diffs).enumerate() {
@@ -335,7 +335,11 @@ impl PageStream {
 }
 
 /// Our ends, pumping, and CRIU's ends.
-fn page_sockets(count: usize, out: &Outgoing) -> Result<(Vec<PageStream>, Vec<OwnedFd>), MoveError> {
+fn page_sockets(
+    count: usize,
+    out: &Outgoing,
+    meter: &Meter,
+) -> Result<(Vec<PageStream>, Vec<OwnedFd>), MoveError> {
     let failed = MoveError::file("make page socket");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for index in 0..count {
@@ -343,7 +347,7 @@ fn page_sockets(count: usize, out: &Outgoing) -> Result<(Vec<PageStream>, Vec<Ow
         our.set_nonblocking(true).map_err(&failed)?;
         let (pages, answers) = UnixStream::from_std(our).map_err(&failed)?.into_split();
         let (dumped, end) = watch::channel(false);
-        let pump = tokio::spawn(pump(wire_index(index), pages, out.clone(), end));
+        let pump = tokio::spawn(pump(wire_index(index), pages, out.clone(), meter.clone(), end));
         ours.push(PageStream { pump, answers, dumped });
         theirs.push(their.into());
     }
@@ -354,6 +358,7 @@ async fn pump(
     container: u32,
     mut pages: OwnedReadHalf,
     out: Outgoing,
+    meter: Meter,
     mut end: watch::Receiver<bool>,
 ) -> Result<(u64, Bytes), MoveError> {
     let (mut size, mut hash) = (0, Sha256::new());
@@ -368,6 +373,7 @@ async fn pump(
             return Ok((size, Bytes::copy_from_slice(&hash.finalize())));
         }
         size += read as u64;
+        meter.add(Phase::Dump, read as u64);
         hash.update(&piece);
         out.send(Body::Pages(Pages { container, data: piece.freeze() }), "dump").await?;
     }
