@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError};
 use crate::exclusive::{Claim, ClaimError};
 use crate::flags::Flags;
 use crate::meridian::Meridian;
+use crate::migrate::{self, Migrations};
 use crate::node::{Node, OpenError, abilities};
 use crate::notify::{READY, STOPPING, notify};
 use crate::probe;
@@ -30,6 +31,8 @@ pub enum RunError {
     Socket(#[from] SocketError),
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Migrations(#[from] migrate::OpenError),
     #[error("start threads")]
     Threads(#[source] io::Error),
     #[error("catch signals")]
@@ -87,7 +90,11 @@ async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result
     let abilities = abilities(flags, config, &features);
     let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), abilities);
     let image_service = cri::image_service(node.pods.clone(), node.images.clone());
-    let meridian = Meridian::new(node, flags.root.clone(), features);
+    let migrations = match &config.peer {
+        Some(peer) => Some(Migrations::open(peer, &flags.root, node.pods.clone()).await?),
+        None => None,
+    };
+    let meridian = Meridian::new(node, flags.root.clone(), features, migrations);
     let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
     let connections = connections(listener).map_err(RunError::Serve)?;
     let calls = Calls::default();

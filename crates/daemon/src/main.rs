@@ -16,6 +16,7 @@ mod exclusive;
 mod flags;
 mod logging;
 mod meridian;
+mod migrate;
 mod node;
 mod notify;
 mod probe;

@@ -2,20 +2,20 @@
 
 mod import_image;
 mod inspect_checkpoint;
+mod migrate;
 mod namespaces;
 mod probe;
 
 use std::path::PathBuf;
-use std::pin::Pin;
 
 use api::meridian::v1::meridian_server;
 use api::meridian::v1::{
     Feature, ImportImageRequest, ImportImageResponse, InspectCheckpointRequest, InspectCheckpointResponse,
-    MigrateEvent, MigrateRequest, NamespacesRequest, NamespacesResponse, ProbeRequest, ProbeResponse,
+    MigrateRequest, NamespacesRequest, NamespacesResponse, ProbeRequest, ProbeResponse,
 };
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::migrate::Migrations;
 use crate::node::Node;
 
 /// The service.
@@ -24,16 +24,15 @@ pub struct Meridian {
     node: Node,
     root: PathBuf,
     features: Vec<Feature>,
+    migrations: Option<Migrations>,
 }
 
 impl Meridian {
     /// `root` is on the file system of images.
-    pub fn new(node: Node, root: PathBuf, features: Vec<Feature>) -> Self {
-        Self { node, root, features }
+    pub fn new(node: Node, root: PathBuf, features: Vec<Feature>, migrations: Option<Migrations>) -> Self {
+        Self { node, root, features, migrations }
     }
 }
-
-type Events = Pin<Box<dyn Stream<Item = Result<MigrateEvent, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl meridian_server::Meridian for Meridian {
@@ -59,10 +58,11 @@ impl meridian_server::Meridian for Meridian {
         Ok(Response::new(imported.await?))
     }
 
-    type MigrateStream = Events;
+    type MigrateStream = migrate::Events;
 
-    async fn migrate(&self, _: Request<MigrateRequest>) -> Result<Response<Events>, Status> {
-        Err(Status::unimplemented("Migrate is not wired yet"))
+    async fn migrate(&self, request: Request<MigrateRequest>) -> Result<Response<migrate::Events>, Status> {
+        let events = migrate::migrate(self.migrations.as_ref(), &self.node.pods, request.into_inner())?;
+        Ok(Response::new(events))
     }
 
     async fn inspect_checkpoint(
