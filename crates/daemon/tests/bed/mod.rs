@@ -1,4 +1,4 @@
-//! A real daemon in directories and a network namespace of its own.
+//! A real daemon in directories and namespaces of its own.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use api::meridian::v1::meridian_client::MeridianClient;
 use hyper_util::rt::TokioIo;
 use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -143,10 +144,12 @@ pub fn refusal(command: Command) -> String {
     String::from_utf8(output.stderr).unwrap().lines().last().unwrap_or_default().to_owned()
 }
 
-/// In a network namespace of its own, which the child inherits from the thread that makes it.
+/// In a network and a mount namespace of its own, which the child inherits from the thread that makes them: bridge and
+/// pins go with the daemon.
 fn spawn(mut command: Command) -> Child {
     thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         command.spawn().unwrap()
     })
     .join()
