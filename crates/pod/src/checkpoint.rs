@@ -271,7 +271,7 @@ async fn write_container(subject: &Subject, path: &Path) -> Result<(), Checkpoin
         Ok((work, cut)) => {
             let pod = Arc::clone(&subject.pod);
             let write = move || {
-                let written = write::container(&pod, &cut, File::from(archive));
+                let written = write::container(&pod, &cut, &File::from(archive));
                 drop(work);
                 written
             };

@@ -33,7 +33,9 @@ pub(crate) struct RestoreSource {
 
 /// A step on the root filesystem of a container that does not exist yet: on its overlay, mounted nowhere, so that what
 /// is deleted in it leaves whiteouts.
-pub(crate) struct PrepareRootfs(pub Box<dyn FnOnce(BorrowedFd<'_>) -> Result<(), String> + Send>);
+pub(crate) struct PrepareRootfs(pub Box<Prepare>);
+
+type Prepare = dyn FnOnce(BorrowedFd<'_>) -> Result<(), String> + Send;
 
 impl std::fmt::Debug for PrepareRootfs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

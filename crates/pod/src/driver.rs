@@ -148,7 +148,7 @@ pub(crate) fn start(
     containers: Vec<Container>,
     events: mpsc::UnboundedReceiver<ShimEvent>,
 ) -> Arc<Handle> {
-    let slots: Vec<_> = containers.into_iter().map(Slot::found).collect();
+    let slots: Vec<_> = containers.iter().map(Slot::found).collect();
     let (views, receiver) = watch::channel(Arc::new(view(&pod, activity, &slots)));
     let (sender, requests) = mpsc::unbounded_channel();
     let handle = Arc::new(Handle { pod: Arc::clone(&pod), requests: sender, views: receiver });

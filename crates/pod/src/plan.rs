@@ -166,7 +166,7 @@ fn device_rule(rule: &LinuxDeviceCgroup) -> shim::DeviceRule {
 /// Limits; 0 or empty where the specification has none.
 pub(crate) fn lower_resources(given: &LinuxResources) -> shim::Resources {
     let cpu = given.cpu().clone().unwrap_or_default();
-    let memory = given.memory().clone().unwrap_or_default();
+    let memory = given.memory().unwrap_or_default();
     let hugepages = given.hugepage_limits().iter().flatten().map(|limit| shim::HugepageLimit {
         page_size: limit.page_size().clone(),
         limit: u64::try_from(limit.limit()).unwrap_or(0),

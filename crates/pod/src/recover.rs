@@ -34,7 +34,7 @@ use crate::node::{Node, now};
 use crate::pod::{Pod, Shim};
 use crate::pods::{Pods, no_events};
 use crate::request::Activity;
-use crate::shim::{Client, ShimEvent};
+use crate::shim::{CallError, Client, ShimEvent};
 use crate::start::{READY, SHIM};
 use crate::state::ContainerState;
 use crate::store::{Change, ContainerRecord, Contents, SandboxRecord, SandboxStatusRecord, StatusRecord};
@@ -118,6 +118,9 @@ async fn connect(pod: &Pod) -> Option<(Shim, mpsc::UnboundedReceiver<ShimEvent>,
     // No child of ours any more: init reaps it.
     let client = Client::start(socket, None, sender).ok()?;
     let state = client.state(PATIENCE).await;
+    if let Err(CallError::Gone) = &state {
+        return None;
+    }
     if let Err(error) = &state {
         tracing::warn!(pod = %pod.id, %error, "a shim does not tell its state");
     }

@@ -28,12 +28,8 @@ pub enum Kind {
     StartContainer,
     /// End a container.
     StopContainer,
-    /// Forget a container, ending it if need be.
-    RemoveContainer,
     /// End the pod.
     StopSandbox,
-    /// Forget the pod, ending it if need be.
-    RemoveSandbox,
     /// Write the pod to a directory.
     Checkpoint,
     /// Move the pod to another node.
@@ -71,9 +67,10 @@ pub fn admit(
 ) -> Result<Admission, Refusal> {
     use Activity::{Checkpointing, Ready, Removing, Stopped, Stopping};
     match kind {
-        // Ending is always admitted: the user must be able to get rid of a pod in whatever state it hangs.
+        // Ending is always admitted: the user must be able to get rid of a pod in whatever state it hangs. Removing
+        // is not even asked about.
         Kind::StopSandbox if activity == Stopped || activity == Removing => Ok(Admission::Done),
-        Kind::StopSandbox | Kind::RemoveSandbox | Kind::RemoveContainer => Ok(Admission::Run),
+        Kind::StopSandbox => Ok(Admission::Run),
         Kind::StopContainer => Ok(match container {
             Some(ContainerState::Running | ContainerState::Unknown) => Admission::Run,
             _ => Admission::Done,
@@ -117,9 +114,7 @@ mod tests {
     fn a_pod_can_be_ended_whatever_it_does() {
         for activity in ACTIVITIES {
             for state in STATES {
-                for kind in
-                    [Kind::StopSandbox, Kind::RemoveSandbox, Kind::StopContainer, Kind::RemoveContainer]
-                {
+                for kind in [Kind::StopSandbox, Kind::StopContainer] {
                     assert!(admit(activity, kind, state).is_ok(), "{activity:?} {kind:?} {state:?}");
                 }
             }

@@ -99,14 +99,14 @@ impl Reserved {
         let cgroup = pod_path(&config, &node.config.cgroup_root, &id)?;
         let lease = if is_node(namespaces(&config).network) { None } else { Some(node.network.allocate()?) };
         let created_at = now();
-        let record = SandboxRecord {
+        let record = Box::new(SandboxRecord {
             config: Some(config.clone()),
             handler: handler.clone(),
             created_at,
             cgroup: cgroup.clone(),
             ipv4: lease.as_ref().map(|l| l.v4.to_string()).unwrap_or_default(),
             ipv6: lease.as_ref().and_then(|l| l.v6).map(|v6| v6.to_string()).unwrap_or_default(),
-        };
+        });
         let commit = Some(node.store.commit(vec![Change::Sandbox(id.clone(), record)]));
         Ok(Self { node, id, config: Arc::new(config), handler, created_at, cgroup, lease, commit, restored })
     }

@@ -116,7 +116,7 @@ pub(crate) struct StatusRecord {
 /// One change; those of one call are one transaction.
 #[derive(Debug)]
 pub(crate) enum Change {
-    Sandbox(PodId, SandboxRecord),
+    Sandbox(PodId, Box<SandboxRecord>),
     SandboxStatus(PodId, SandboxStatusRecord),
     Container(ContainerId, Box<ContainerRecord>),
     Status(ContainerId, StatusRecord),
@@ -367,8 +367,8 @@ mod tests {
         let (store, contents) = Store::open(&path).unwrap();
         assert!(contents.sandboxes.is_empty());
         let first = store.commit(vec![
-            Change::Sandbox(kept.clone(), record("a")),
-            Change::Sandbox(gone.clone(), record("b")),
+            Change::Sandbox(kept.clone(), Box::new(record("a"))),
+            Change::Sandbox(gone.clone(), Box::new(record("b"))),
             Change::Container(container.clone(), Box::default()),
         ]);
         let status = StatusRecord { exit_code: 3, ..StatusRecord::default() };

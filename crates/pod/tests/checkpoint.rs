@@ -1,5 +1,7 @@
 //! A pod of two containers to disk and back, with the real shim and CRIU.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod lab;
 
 use std::path::Path;

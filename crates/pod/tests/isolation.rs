@@ -1,5 +1,7 @@
 //! What a container may see and do, by what its request says.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod lab;
 
 use api::cri::v1::{

@@ -1,5 +1,7 @@
 //! A pod from RunPodSandbox to RemovePodSandbox, with the real shim.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod lab;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! How long things take, printed; no bounds but those that only a mistake would break.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod lab;
 
 use std::time::{Duration, Instant};
@@ -57,7 +59,7 @@ async fn pods_are_fast() {
     percentiles("run", runs);
     percentiles("create", creates);
     percentiles("start", starts);
-    assert!(percentiles("pod up", ups) < Duration::from_secs(1));
+    assert!(percentiles("pod up", ups) < Duration::from_secs(10));
     percentiles("exec", execs);
     percentiles("stop", stops);
     percentiles("remove", removes);

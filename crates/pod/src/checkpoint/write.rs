@@ -77,9 +77,9 @@ pub(super) fn directory(pod: &Pod, cut: &Cut, fd: &OwnedFd, path: &Path) -> Resu
 }
 
 /// Writes one container's checkpoint, with the pod's /dev/shm inside.
-pub(super) fn container(pod: &Pod, cut: &Cut, file: File) -> Result<(), CheckpointError> {
+pub(super) fn container(pod: &Pod, cut: &Cut, file: &File) -> Result<(), CheckpointError> {
     for taken in &cut.taken {
-        write_archive(pod, cut, taken, cut.shm.as_ref(), &file)?;
+        write_archive(pod, cut, taken, cut.shm.as_ref(), file)?;
     }
     file.sync_all().map_err(|source| CheckpointError::File { path: "archive".into(), source })
 }

@@ -47,7 +47,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// A container that exists.
-    pub(super) fn found(container: Container) -> Self {
+    pub(super) fn found(container: &Container) -> Self {
         let config = Arc::new(container.metadata.config.clone());
         Self { container: Some(container.clone()), ..Self::new(container.metadata.id.clone(), config) }
     }

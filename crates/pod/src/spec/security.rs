@@ -95,6 +95,7 @@ impl Set {
         Self(self.0 | bit(capability))
     }
 
+    #[cfg(test)]
     fn without(self, capability: Capability) -> Self {
         Self(self.0 & !bit(capability))
     }
