@@ -39,16 +39,16 @@ func TestCheckpointRequests(t *testing.T) {
 		writing("of an unknown pod", func(_ *scene, r *runtimeapi.CheckpointPodRequest) { r.PodSandboxId = unknown }, []codes.Code{codes.NotFound}, unknown[:12]),
 		writing("into a relative path", func(_ *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = "out" }, refused, "output_path", "absolute"),
 		writing("into nothing", func(_ *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = "" }, refused, "output_path"),
-		writing("into a missing directory", func(s *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = s.canary + "/missing" }, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.NotFound}, "output_path", "missing"),
-		writing("into a directory that is not empty", func(s *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = s.canary }, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "output_path", "empty"),
-		writing("into a file", func(s *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = s.canary + "/file" }, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "output_path", "directory"),
+		writing("into a missing directory", func(s *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = s.canary + "/missing" }, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.NotFound}, "/missing", "existing directory"),
+		writing("into a directory that is not empty", func(s *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = s.canary }, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "/canary-", "empty"),
+		writing("into a file", func(s *scene, r *runtimeapi.CheckpointPodRequest) { r.OutputPath = s.canary + "/file" }, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "/file", "directory"),
 		writing("through a link", func(s *scene, r *runtimeapi.CheckpointPodRequest) {
 			link := filepath.Join(s.TempDir(), "link")
 			if err := os.Symlink(r.OutputPath, link); err != nil {
 				s.Fatal(err)
 			}
 			r.OutputPath = link
-		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "output_path"),
+		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition}, "/link", "symbolic link"),
 		writing("of no container", func(_ *scene, r *runtimeapi.CheckpointPodRequest) { r.ContainerIds = nil }, refused, "container_ids"),
 		writing("of a container twice", func(_ *scene, r *runtimeapi.CheckpointPodRequest) {
 			r.ContainerIds = append(r.ContainerIds, r.ContainerIds[0])
@@ -73,7 +73,7 @@ func TestCheckpointRequests(t *testing.T) {
 		{"container archive over an existing file", func(s *scene) error {
 			_, err := s.Runtime.CheckpointContainer(s.ctx, &runtimeapi.CheckpointContainerRequest{ContainerId: s.container.ID, Location: s.canary + "/file", Timeout: 10})
 			return err
-		}, []codes.Code{codes.InvalidArgument, codes.AlreadyExists, codes.FailedPrecondition}, []string{"location"}},
+		}, []codes.Code{codes.InvalidArgument, codes.AlreadyExists, codes.FailedPrecondition}, []string{"/file", "exist"}},
 		{"container archive at a relative path", func(s *scene) error {
 			_, err := s.Runtime.CheckpointContainer(s.ctx, &runtimeapi.CheckpointContainerRequest{ContainerId: s.container.ID, Location: "x.tar", Timeout: 10})
 			return err
@@ -81,7 +81,7 @@ func TestCheckpointRequests(t *testing.T) {
 		{"container archive in a missing directory", func(s *scene) error {
 			_, err := s.Runtime.CheckpointContainer(s.ctx, &runtimeapi.CheckpointContainerRequest{ContainerId: s.container.ID, Location: s.canary + "/missing/x.tar", Timeout: 10})
 			return err
-		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.NotFound}, []string{"location"}},
+		}, []codes.Code{codes.InvalidArgument, codes.FailedPrecondition, codes.NotFound}, []string{"/missing/", "existing directory"}},
 	})
 }
 
