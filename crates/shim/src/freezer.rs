@@ -231,6 +231,17 @@ impl Pod {
         self.release_dumps(None);
     }
 
+    /// CRIU freezes a cgroup that it finds thawed, and leaves it so: a cut that was given up while CRIU was on its way
+    /// would outlast it.
+    pub fn thaw_after_dump(&self, id: &str) {
+        if self.freezer.stops(id) {
+            return;
+        }
+        if let Some(cgroup) = self.task(id).ok().and_then(Task::cgroup) {
+            let _ = cgroup::thaw(cgroup);
+        }
+    }
+
     fn fail_freeze(&mut self, cut: &Cut, error: RequestError) {
         self.thaw(&cut.ids);
         self.answer(cut.asker, response::Result::Error(error.into()).into());

@@ -177,6 +177,9 @@ impl Pod {
             }
             _ => {}
         }
+        if helper.work == Work::Dump {
+            self.thaw_after_dump(&helper.id);
+        }
         self.answer(helper.asker, answer);
         self.advance_freeze();
     }
