@@ -313,7 +313,7 @@ fn clocks() {
     let outcome = bed.sh("read up rest < /proc/uptime; echo ${up%.*}; cat /proc/self/timens_offsets");
     let inside: i64 = outcome.text.lines().next().unwrap().parse().unwrap();
     let host = sys::timens::clocks().boottime / 1_000_000_000;
-    assert!((inside - host - 86_400).abs() <= 1, "{inside} {host}");
+    assert!((inside - host - 86_400).abs() <= 10, "{inside} {host}");
     assert!(outcome.text.contains("boottime        86400"), "{}", outcome.text);
 }
 

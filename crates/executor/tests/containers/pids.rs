@@ -42,6 +42,7 @@ fn pod() {
     plan1.plan.set_pid_mode(PidMode::Pod);
     plan2.plan.set_pid_mode(PidMode::Pod);
     let (c1, out1) = start_with(&bed, plan1, None);
+    eventually("sleep", || status(c1.pid, "Name") == "sleep");
     let (c2, out2) = start_with(&bed, plan2, None);
     assert_eq!(namespace(c1.pid, "pid"), namespace(init, "pid"));
     assert_ne!(namespace(c1.pid, "mnt"), namespace(init, "mnt"));
@@ -85,6 +86,7 @@ fn target() {
     let mut bed = Bed::new();
     let plan = bed.plan("exec sleep 100");
     let (first, first_out) = bed.start(plan);
+    eventually("sleep", || status(first.pid, "Name") == "sleep");
     let mut plan = bed.plan("ps -o pid,comm");
     plan.plan.set_pid_mode(PidMode::Target);
     let (debug, output) = start_with(&bed, plan, Some(&first));

@@ -351,9 +351,9 @@ pub fn read_all(fd: OwnedFd) -> String {
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
-/// Waits until `ready` or a second.
+/// Waits until `ready`, at most ten seconds.
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
-    for _ in 0..200 {
+    for _ in 0..2000 {
         if ready() {
             return;
         }
