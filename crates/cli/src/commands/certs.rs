@@ -41,7 +41,7 @@ enum Command {
 /// Make a CA and a certificate for each node
 ///
 /// Writes ca.crt and ca.key, and NODE.crt and NODE.key for each node. Copy ca.crt and a node's two files to that node
-/// and name them in [peer] of its config.toml; keep ca.key away from nodes. A directory that holds a CA already gets
+/// and name them in `[peer]` of its config.toml; keep ca.key away from nodes. A directory that holds a CA already gets
 /// certificates of that CA.
 #[derive(Debug, Args)]
 struct Init {
