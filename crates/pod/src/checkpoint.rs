@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::cri::v1::NamespaceMode;
 use api::id::{ContainerId, PodId};
 use migration::archive::WriteError;
 use migration::manifest::is_file_name;
@@ -34,8 +35,9 @@ use crate::pod::Pod;
 use crate::pods::{Pods, ask};
 use crate::publisher::Handle;
 use crate::request::{Activity, Refusal};
-use crate::sandbox::user_namespace;
+use crate::sandbox::{pid_mode, user_namespace};
 use crate::shim::CallError;
+use crate::spec::security_context;
 use crate::state::ContainerState;
 
 /// Why a pod or container was not checkpointed. It runs on, and nothing was left in the destination.
@@ -59,6 +61,12 @@ pub enum CheckpointError {
     /// Restoring it is not possible with this CRIU.
     #[error("a pod with a user namespace of its own cannot be checkpointed yet")]
     UserNamespace,
+    /// Its processes are not a tree of their own.
+    #[error("container {name:?} has no pid namespace of its own and cannot be checkpointed")]
+    SharedPids {
+        /// Its name.
+        name: String,
+    },
     /// Its archive's name would be ambiguous.
     #[error(
         "container name {name:?} cannot be checkpointed: names must be unique, of letters, digits, - _ ."
@@ -119,7 +127,9 @@ impl Classify for CheckpointError {
         };
         match self {
             Self::Lookup(e) => e.class(),
-            Self::Refused(_) | Self::NoCriu | Self::UserNamespace => Class::FailedPrecondition,
+            Self::Refused(_) | Self::NoCriu | Self::UserNamespace | Self::SharedPids { .. } => {
+                Class::FailedPrecondition
+            }
             Self::Containers { .. } | Self::Name { .. } | Self::Destination { .. } => Class::InvalidArgument,
             Self::File { source, .. } => of_errno(Some(sys::errno_of(source))),
             Self::Archive(e) => of_errno(e.errno()),
@@ -211,6 +221,10 @@ fn subject(
         let name = container.name().0;
         if !is_file_name(name) || !names.insert(name.to_owned()) {
             return Err(CheckpointError::Name { name: name.chars().take(80).collect() });
+        }
+        let context = security_context(&container.metadata.config);
+        if pid_mode(&pod.config, context.namespace_options.as_ref()) != NamespaceMode::Container {
+            return Err(CheckpointError::SharedPids { name: name.to_owned() });
         }
     }
     Ok(Subject { pod, containers, deadline: Instant::now() + limit, limit })
