@@ -172,7 +172,7 @@ func TestCriuMissing(t *testing.T) {
 func TestStrangersAreRefused(t *testing.T) {
 	p := counting(t)
 	pki := t.TempDir()
-	if _, err := nodes.B.CLI(lab.Context(t), "certs", "init", filepath.Join(pki, "other"), "--node", "b"); err != nil {
+	if _, err := nodes.B.CLI(lab.Context(t), "certs", "init", filepath.Join(pki, "other"), "--node", "b=198.18.0.12"); err != nil {
 		t.Fatal(err)
 	}
 	reconfigure(t, nodes.B, func(text string) string {

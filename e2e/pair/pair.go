@@ -136,7 +136,7 @@ func (p *Pair) startRegistry() error {
 
 func (p *Pair) certificates() error {
 	output, err := exec.Command(node.Binary("meridian"), "certs", "init", p.pki(),
-		"--node", "a", "--node", "b").CombinedOutput()
+		"--node", "a=198.18.0.11", "--node", "b=198.18.0.12").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("meridian certs init: %w: %s", err, output)
 	}

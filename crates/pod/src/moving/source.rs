@@ -116,6 +116,13 @@ impl MovingPod {
         self.containers.iter().map(|leaving| leaving.container.id().to_string()).collect()
     }
 
+    /// What the other node can pull a container's image by: best a digest, which cannot mean another one there.
+    fn reference(&self, container: &Container) -> String {
+        let image = self.pods.node.images.get(&container.metadata.image_id);
+        let known = image.and_then(|image| image.repo_digests.first().or(image.repo_tags.first()).cloned());
+        known.unwrap_or_else(|| container.metadata.image_name.clone())
+    }
+
     fn pending(&self) -> Vec<(PendingDump, OwnedFd)> {
         std::mem::take(&mut *self.dumps.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -152,7 +159,7 @@ impl SourcePod for MovingPod {
             id: container.id().to_string(),
             name: container.name().0.to_owned(),
             config: container.metadata.config.encode_to_vec().into(),
-            image: container.metadata.image_name.clone(),
+            image: self.reference(container),
             image_id: container.metadata.image_id.clone(),
             attempt: container.name().1,
             descriptors: descriptors.clone(),
