@@ -27,10 +27,11 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<MigrateEvent, Status>> + Send
 pub fn migrate(
     migrations: Option<&Migrations>,
     pods: &pod::Pods,
-    request: MigrateRequest,
+    request: &MigrateRequest,
 ) -> Result<Events, Status> {
-    let migrations = migrations
-        .ok_or_else(|| Status::failed_precondition("this node moves no pods: set [peer] in the configuration"))?;
+    let migrations = migrations.ok_or_else(|| {
+        Status::failed_precondition("this node moves no pods: set [peer] in the configuration")
+    })?;
     let pod = find(pods, &request.pod_id)?;
     let policy = match ClockPolicy::try_from(request.clock) {
         Ok(ClockPolicy::Freeze) => Policy::Freeze,
@@ -46,7 +47,8 @@ pub fn migrate(
     let (answers, stream) = mpsc::channel(QUEUED);
     let migrations = migrations.clone();
     // The move does not depend on its caller's patience.
-    let work = tokio::spawn(async move { migrations.migrate(&pod, destination, policy, timeout, events).await });
+    let work =
+        tokio::spawn(async move { migrations.migrate(&pod, destination, policy, timeout, events).await });
     tokio::spawn(async move {
         while let Some(event) = told.recv().await {
             let _nobody_listens = answers.send(Ok(wire(event))).await;
@@ -62,7 +64,8 @@ pub fn migrate(
 }
 
 fn destination(text: &str) -> Result<String, Status> {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(1..)) => Ok(text.to_owned()),
         _ => Err(Status::invalid_argument(format!(

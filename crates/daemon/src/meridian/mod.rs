@@ -61,7 +61,7 @@ impl meridian_server::Meridian for Meridian {
     type MigrateStream = migrate::Events;
 
     async fn migrate(&self, request: Request<MigrateRequest>) -> Result<Response<migrate::Events>, Status> {
-        let events = migrate::migrate(self.migrations.as_ref(), &self.node.pods, request.into_inner())?;
+        let events = migrate::migrate(self.migrations.as_ref(), &self.node.pods, request.get_ref())?;
         Ok(Response::new(events))
     }
 

@@ -139,7 +139,8 @@ async fn tell(mut steps: mpsc::UnboundedReceiver<Progress>, events: mpsc::Sender
 }
 
 fn result(report: Report, source_namespaces: Vec<meridian::Namespace>) -> meridian::MigrateResult {
-    let namespaces = report.namespaces.iter().filter_map(|bytes| meridian::Namespace::decode(bytes.clone()).ok());
+    let namespaces =
+        report.namespaces.iter().filter_map(|bytes| meridian::Namespace::decode(bytes.clone()).ok());
     meridian::MigrateResult {
         migration_id: report.migration,
         source_pod: report.source_pod,
