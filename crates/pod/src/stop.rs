@@ -15,11 +15,15 @@ const DEATH: Duration = Duration::from_secs(5);
 /// Longest wait for a shim to end by itself.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
-/// Kills every process of the pod. False: some are still there after [`DEATH`].
-pub(crate) async fn kill(pod: &Pod) -> bool {
+/// Kills every process of the pod.
+pub(crate) fn kill(pod: &Pod) {
     if let Err(error) = pod.node.cgroups.kill(&pod.cgroup) {
         tracing::warn!(pod = %pod.id, %error, "killing a pod's cgroup");
     }
+}
+
+/// Waits until no process of the pod is left. False: some are still there after [`DEATH`].
+pub(crate) async fn wait_for_death(pod: &Pod) -> bool {
     let deadline = Instant::now() + DEATH;
     let mut pause = Duration::from_micros(200);
     while pod.node.cgroups.is_populated(&pod.cgroup) {

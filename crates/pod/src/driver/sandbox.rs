@@ -34,11 +34,12 @@ impl Driver {
         let pod = Arc::clone(&self.pod);
         let mut views = self.views.subscribe();
         self.operations.spawn(async move {
-            let dead = stop::kill(&pod).await;
+            stop::kill(&pod);
             // The exits arrive as events, which the driver publishes; a shim that hangs reports none.
             let exits =
                 views.wait_for(|view| !view.containers.iter().any(|c| c.state() == ContainerState::Running));
             let _ = tokio::time::timeout(std::time::Duration::from_secs(1), exits).await;
+            let dead = stop::wait_for_death(&pod).await;
             let left = stop::release(pod).await;
             Done::Stopped { alive: !dead, left }
         });
