@@ -220,36 +220,36 @@ func registryOutput(action string) (string, error) {
 
 // Result is what `meridian migrate --output json` prints: meridian.v1.MigrateResult.
 type Result struct {
-	MigrationID           string      `json:"migration_id"`
-	SourcePod             string      `json:"source_pod"`
-	DestinationPod        string      `json:"destination_pod"`
+	MigrationID           string      `json:"migrationId"`
+	SourcePod             string      `json:"sourcePod"`
+	DestinationPod        string      `json:"destinationPod"`
 	Phases                []Phase     `json:"phases"`
-	Downtime              int64       `json:"downtime_ns"`
-	MonotonicJump         int64       `json:"monotonic_jump_ns"`
-	BoottimeJump          int64       `json:"boottime_jump_ns"`
-	Late                  int64       `json:"late_ns"`
-	Bytes                 int64       `json:"bytes"`
-	SourceNamespaces      []Namespace `json:"source_namespaces"`
-	DestinationNamespaces []Namespace `json:"destination_namespaces"`
+	Downtime              int64       `json:"downtimeNs,string"`
+	MonotonicJump         int64       `json:"monotonicJumpNs,string"`
+	BoottimeJump          int64       `json:"boottimeJumpNs,string"`
+	Late                  int64       `json:"lateNs,string"`
+	Bytes                 int64       `json:"bytes,string"`
+	SourceNamespaces      []Namespace `json:"sourceNamespaces"`
+	DestinationNamespaces []Namespace `json:"destinationNamespaces"`
 }
 
 // Phase is one step of a move, on one side.
 type Phase struct {
 	Role     string `json:"role"`
 	Name     string `json:"name"`
-	Start    int64  `json:"start_ns"`
-	Duration int64  `json:"duration_ns"`
+	Start    int64  `json:"startNs,string"`
+	Duration int64  `json:"durationNs,string"`
 	Frozen   bool   `json:"frozen"`
 }
 
 // Namespace is one namespace of a pod, as `meridian ns --output json` prints it.
 type Namespace struct {
 	Kind    string `json:"kind"`
-	Inode   uint64 `json:"inode"`
+	Inode   uint64 `json:"inode,string"`
 	Node    bool   `json:"node"`
 	Pin     string `json:"pin"`
 	Members []struct {
-		Container string `json:"container_name"`
+		Container string `json:"containerName"`
 		Pid       int    `json:"pid"`
 	} `json:"members"`
 }
