@@ -10,11 +10,11 @@
 //! request, turns ids into objects, calls crates `pod` and `image`, and words the reply; policy lives below. The RPCs
 //! of later versions are registered, too, and answer `Unimplemented` with their name, so that clients fall back.
 //!
-//! - [`runtime_service`] and [`image_service`] are the two tonic services that the daemon adds to its server.
+//! - [`runtime_service()`] and [`image_service()`] are the two tonic services that the daemon adds to its server.
 //! - [`Abilities`] is what the daemon's start-up probe found, told by `Status`.
 //! - `check` holds every rule about a field, pure and table-tested; an error names the field as a path into the
 //!   request, quotes the value and says what would be right (code InvalidArgument).
-//! - [`status`](error::status) gives other services of the daemon the same codes for the same errors.
+//! - [`error::status`] gives other services of the daemon the same codes for the same errors.
 //!
 //! This crate holds no state, writes no file, and touches neither the kernel nor the network. What may run when is
 //! decided by the driver of each pod, and a handler that is dropped because its client went away leaves no trace:
