@@ -145,7 +145,7 @@ pub(crate) fn start(
     pod: Arc<Pod>,
     registry: &Arc<Registry>,
     activity: Activity,
-    containers: Vec<Container>,
+    containers: &[Container],
     events: mpsc::UnboundedReceiver<ShimEvent>,
 ) -> Arc<Handle> {
     let slots: Vec<_> = containers.iter().map(Slot::found).collect();

@@ -76,7 +76,7 @@ impl Pods {
 
     /// Gives a pod that is up its driver and lists it.
     pub(crate) fn list(&self, ready: start::Ready) -> Arc<Handle> {
-        let handle = driver::start(ready.pod, &self.registry, Activity::Ready, Vec::new(), ready.events);
+        let handle = driver::start(ready.pod, &self.registry, Activity::Ready, &[], ready.events);
         self.registry.insert(Arc::clone(&handle));
         handle
     }

@@ -172,7 +172,7 @@ async fn alive(
         }
     }
     let activity = if held { Activity::Moving } else { Activity::Ready };
-    let handle = driver::start(Arc::new(pod), &pods.registry, activity, containers, events);
+    let handle = driver::start(Arc::new(pod), &pods.registry, activity, &containers, events);
     pods.registry.insert(handle);
 }
 
@@ -256,7 +256,7 @@ async fn dead(pods: &Pods, pod: Pod, records: Records, why: &str) {
     }
     pods.node.store.post(changes);
     containers.sort_by_key(|c| c.metadata.created_at);
-    let handle = driver::start(Arc::new(pod), &pods.registry, Activity::Stopped, containers, no_events());
+    let handle = driver::start(Arc::new(pod), &pods.registry, Activity::Stopped, &containers, no_events());
     pods.registry.insert(handle);
 }
 

@@ -1,6 +1,7 @@
 //! A pod of two containers to disk and back, with the real shim and CRIU.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::too_many_lines, reason = "a test tells one story from beginning to end")]
 
 mod lab;
 

@@ -1,6 +1,7 @@
 //! A pod from RunPodSandbox to RemovePodSandbox, with the real shim.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::too_many_lines, reason = "a test tells one story from beginning to end")]
 
 mod lab;
 

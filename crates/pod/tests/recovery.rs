@@ -1,6 +1,7 @@
 //! The daemon is killed and comes back: a child process of this test is the daemon.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::too_many_lines, reason = "a test tells one story from beginning to end")]
 
 mod lab;
 

@@ -107,8 +107,8 @@ mod tests {
         let lowered = resources(&given).unwrap();
         let cpu = lowered.cpu().clone().unwrap();
         assert_eq!((cpu.period(), cpu.quota(), cpu.shares()), (Some(100_000), Some(-1), None));
-        assert_eq!(lowered.memory().clone().unwrap().limit(), Some(1 << 20));
-        assert_eq!(lowered.memory().clone().unwrap().swap(), None);
+        assert_eq!(lowered.memory().unwrap().limit(), Some(1 << 20));
+        assert_eq!(lowered.memory().unwrap().swap(), None);
         for key in ["../cgroup.procs", "cgroup.procs", "", ".", "memory/high", "cgroup.kill"] {
             let unified = [(key.to_owned(), "1".to_owned())].into();
             assert!(

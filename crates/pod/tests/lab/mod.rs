@@ -223,6 +223,7 @@ pub fn namespace(pid: u32, kind: &str) -> u64 {
     sys::namespace::inode(file.as_fd()).unwrap()
 }
 
+#[allow(dead_code, reason = "each test program uses its part")]
 /// Waits until `done` says so, at most a minute: other tests may have the machine.
 pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..6000 {
