@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"meridian.dev/e2e/client"
 	"meridian.dev/e2e/lab"
 	"meridian.dev/e2e/node"
 )
@@ -81,7 +80,10 @@ func TestDeadlineSweep(t *testing.T) {
 		_, err := lab.Node().Runtime.CheckpointPod(ctx, &runtimeapi.CheckpointPodRequest{
 			PodSandboxId: s.ID, OutputPath: directory, ContainerIds: s.ids()})
 		cancel()
-		if err != nil && status.Code(err) != codes.DeadlineExceeded {
+		// Whose clock strikes first decides between the first two; the third is said while the call before is cleaned up.
+		switch status.Code(err) {
+		case codes.OK, codes.DeadlineExceeded, codes.Canceled, codes.FailedPrecondition:
+		default:
 			t.Errorf("%d ms: %v", timeout, err)
 		}
 		s.keepsCounting("32")
@@ -124,7 +126,7 @@ func TestCheckpointctlReads(t *testing.T) {
 			output, err := exec.Command(filepath.Join(node.Cache(), "bin/checkpointctl"), arguments...).CombinedOutput()
 			if err != nil {
 				t.Errorf("checkpointctl %v: %v\n%s", arguments, err, output)
-			} else if !strings.Contains(string(output), "clockwork") {
+			} else if !strings.Contains(string(output), s.containers[0].Config.Image.Image) {
 				t.Errorf("checkpointctl %v does not show the image:\n%s", arguments, output)
 			}
 		}
@@ -207,7 +209,7 @@ func TestHostileCheckpoints(t *testing.T) {
 			directory := filepath.Join(t.TempDir(), "checkpoint")
 			must(t, exec.Command("cp", "-a", good, directory).Run())
 			harm(t, directory)
-			_, err := restore(t, directory, client.Pod("hostile", t.TempDir()), s.configs())
+			_, err := restore(t, directory, s.anotherPod("hostile"), s.configs())
 			switch status.Code(err) {
 			case codes.InvalidArgument, codes.DataLoss, codes.FailedPrecondition:
 				t.Log(err)
@@ -216,7 +218,7 @@ func TestHostileCheckpoints(t *testing.T) {
 			}
 		})
 	}
-	r, err := restore(t, good, client.Pod("sound", t.TempDir()), s.configs())
+	r, err := restore(t, good, s.anotherPod("sound"), s.configs())
 	if err != nil {
 		t.Fatalf("the sound checkpoint: %v", err)
 	}

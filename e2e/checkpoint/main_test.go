@@ -82,10 +82,15 @@ type restored struct {
 	ids    map[string]string
 }
 
+// anotherPod is a pod of another name that the checkpoint may become: only its hostname is the same.
+func (s *source) anotherPod(name string) *runtimeapi.PodSandboxConfig {
+	return client.Pod(name, s.t.TempDir(), func(c *runtimeapi.PodSandboxConfig) { c.Hostname = s.Config.Hostname })
+}
+
 // restore makes a new pod of a new name from a checkpoint; it is removed when the test ends.
 func (s *source) restore(directory string) *restored {
 	s.t.Helper()
-	config := client.Pod("restored-"+client.Unique()[:5], s.t.TempDir())
+	config := s.anotherPod("restored-" + client.Unique()[:5])
 	r, err := restore(s.t, directory, config, s.configs())
 	if err != nil {
 		s.t.Fatalf("RestorePod: %v", err)

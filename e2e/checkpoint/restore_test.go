@@ -7,7 +7,6 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"meridian.dev/e2e/client"
 	"meridian.dev/e2e/lab"
 )
 
@@ -140,7 +139,7 @@ func TestRestoreRefusesAnotherProcess(t *testing.T) {
 			lab.Clean(t, lab.Node())
 			configs := s.configs()
 			change(configs[0])
-			_, err := restore(t, directory, client.Pod("refused", t.TempDir()), configs)
+			_, err := restore(t, directory, s.anotherPod("refused"), configs)
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -151,7 +150,7 @@ func TestRestoreRefusesAnotherProcess(t *testing.T) {
 	}
 	t.Run("missing container", func(t *testing.T) {
 		lab.Clean(t, lab.Node())
-		if _, err := restore(t, directory, client.Pod("refused", t.TempDir()), nil); err == nil {
+		if _, err := restore(t, directory, s.anotherPod("refused"), nil); err == nil {
 			t.Fatal("accepted")
 		}
 	})
