@@ -102,7 +102,7 @@ func (p *Pair) Stop() error {
 			errs = append(errs, n.Purge(ctx))
 			cancel()
 		}
-		errs = append(errs, n.Node.Stop(), ip("netns", "del", n.Namespace), os.RemoveAll(n.Dir))
+		errs = append(errs, n.Node.Stop(), unplug(n.Namespace), os.RemoveAll(n.Dir))
 	}
 	if p.Registry != "" {
 		errs = append(errs, registry("stop"))
@@ -188,10 +188,16 @@ func plug(namespace, name, address string) error {
 		{"-n", namespace, "route", "add", "default", "via", gateway},
 	} {
 		if err := ip(step...); err != nil {
-			return err
+			return errors.Join(err, unplug(namespace))
 		}
 	}
 	return nil
+}
+
+// unplug removes a node's namespace; its cable first, which the kernel would otherwise remove some time later.
+func unplug(namespace string) error {
+	cable := "fab-" + strings.TrimPrefix(namespace, "node-")
+	return errors.Join(ip("link", "del", cable), ip("netns", "del", namespace))
 }
 
 func ip(arguments ...string) error {
