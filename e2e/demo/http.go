@@ -30,7 +30,12 @@ func get(ctx context.Context, n *pair.Node, pod string) (answer, error) {
 		return a, err
 	}
 	url := "http://" + net.JoinHostPort(status.Status.Network.Ip, "8080")
-	output, err := exec.CommandContext(ctx, "nsenter", "--net=/run/netns/"+n.Namespace, "/proc/self/exe", fetchFlag, url).Output()
+	// Not /proc/self/exe, which would be nsenter itself.
+	self, err := os.Executable()
+	if err != nil {
+		return a, err
+	}
+	output, err := exec.CommandContext(ctx, "nsenter", "--net=/run/netns/"+n.Namespace, self, fetchFlag, url).Output()
 	if err != nil {
 		return a, fmt.Errorf("GET %s on %s: %w", url, n.Namespace, err)
 	}

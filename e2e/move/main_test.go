@@ -267,7 +267,12 @@ func (p *pod) get() (reading, error) {
 		return answer, err
 	}
 	url := "http://" + net.JoinHostPort(status.Status.Network.Ip, "8080")
-	output, err := exec.Command("nsenter", "--net=/run/netns/"+p.at.Namespace, "/proc/self/exe", fetchFlag, url).CombinedOutput()
+	// Not /proc/self/exe, which would be nsenter itself.
+	self, err := os.Executable()
+	if err != nil {
+		return answer, err
+	}
+	output, err := exec.Command("nsenter", "--net=/run/netns/"+p.at.Namespace, self, fetchFlag, url).CombinedOutput()
 	if err != nil {
 		return answer, fmt.Errorf("GET %s: %w: %s", url, err, output)
 	}

@@ -176,6 +176,7 @@ fn name(body: &Body) -> &'static str {
         Body::Confirmed(_) => "Confirmed",
         Body::Abort(_) => "Abort",
         Body::Resolved(_) => "Resolved",
+        Body::Done(_) => "Done",
     }
 }
 

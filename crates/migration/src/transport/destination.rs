@@ -136,7 +136,14 @@ async fn take_in<D: Destination>(
         false => Err(out.malformed("a commit of a move that was given up")),
     });
     match committed {
-        Ok(held) => side.release(held).await.map(|()| pod.id()),
+        Ok(held) => {
+            side.release(held).await?;
+            let end = timeout(CLOSE, side.connection.incoming.receive("done")).await;
+            if let Ok(Ok(Body::Done(_))) = end {
+                host.journal.remove(&epoch.migration)?;
+            }
+            Ok(pod.id())
+        }
         Err(error) => {
             pod.abort().await;
             host.journal.give_up(&epoch)?;

@@ -17,7 +17,9 @@
 //! hold; journal: committing
 //! Commit{ticket}                      ──>  journal: committed; release at R
 //!                                     <──  Confirmed{what it came to}
-//! journal: committed; kill, remove
+//! journal: committed
+//! Done                                ──>  forgets the move
+//! kill, remove
 //! ```
 //!
 //! Either side ends it before Commit with Abort{reason}. A frame is `u32 length (big endian), peer.v1.Frame`, at most

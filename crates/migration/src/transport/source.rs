@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::peer::v1::{
-    Abort, Commit, Confirmed, Cut as WireCut, File, Hello, Pages, PagesEnd, Resolve, Sent, file::Kind,
+    Abort, Commit, Confirmed, Cut as WireCut, Done, File, Hello, Pages, PagesEnd, Resolve, Sent, file::Kind,
     frame::Body,
 };
 use bytes::{Bytes, BytesMut};
@@ -213,7 +213,6 @@ impl<P: SourcePod> Source<'_, P> {
         }
         let Self { pod, phases, mut connection, request, .. } = self;
         let confirmed = phases.run(Phase::Confirm, confirm(&mut connection, ready.ticket)).await;
-        let bytes = connection.close().await;
         let confirmed = match confirmed {
             Ok(confirmed) => confirmed,
             Err(lost) => match ask(&epoch, identity).await? {
@@ -228,6 +227,8 @@ impl<P: SourcePod> Source<'_, P> {
         epoch.state = EpochState::SourceCommitted;
         journal.put(&epoch)?;
         fault::die_at("after-confirm");
+        let _it_remembers_for_a_day = connection.outgoing.send(Body::Done(Done {}), "done").await;
+        let bytes = timeout(ANSWER, connection.close()).await.unwrap_or(0);
         let retired = phases.run(Phase::Release, pod.retire()).await;
         match retired {
             Ok(()) => journal.remove(&epoch.migration)?,
