@@ -11,7 +11,7 @@
 //!  │ <──────────────── end of the channel ─────────────────────┘
 //! ```
 //!
-//! Entry points: [`Sandbox::create`], [`create`] and [`Created::start`], [`exec`], [`stage`] for a restore by CRIU,
+//! Entry points: [`Sandbox::create`], [`create()`] and [`Created::start`], [`exec()`], [`stage`] for a restore by CRIU,
 //! [`Cgroup`] and the functions of [`cgroup`]. The plan and its descriptors come from the daemon as
 //! `shim.v1.ContainerPlan`; everything that can be checked or allocated is, before the child exists.
 //!

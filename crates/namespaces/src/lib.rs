@@ -14,7 +14,7 @@
 //! A time namespace's offsets are fixed at the first entry. The helper therefore writes them and never enters;
 //! moving a pod means a new namespace, never an edited one.
 //!
-//! Entry points: [`make`], [`Pins`], [`identify`], [`relate`]. [`channel`] is how a forked child of ours reports:
+//! Entry points: [`make()`], [`Pins`], [`identify`], [`relate()`]. [`channel`] is how a forked child of ours reports:
 //! (step, errno, object), or descriptors.
 //!
 //! What this crate must not do: know about containers, choose offsets, or enter a namespace in the calling process.

@@ -132,7 +132,7 @@ impl AsFd for PodCgroup {
 }
 
 impl Cgroup {
-    /// Makes the container's directories, sets its limits and puts its device filter in force. [`crate::create`] does
+    /// Makes the container's directories, sets its limits and puts its device filter in force. [`crate::create()`] does
     /// it by itself; call it before a restore.
     pub fn create(sandbox: &Sandbox, plan: &ContainerPlan) -> Result<Self, CreateError> {
         check_name(&plan.cgroup)?;

@@ -13,7 +13,7 @@
 //! This is the union of what containerd and CRI-O write, so that readers of both find their files; checkpointctl
 //! takes it for containerd's. Uncompressed, mode 0600, regular files and directories only.
 //!
-//! [`write`] makes one, [`Checkpoint`] opens a directory of them. A directory is untrusted: [`Checkpoint::open`] looks
+//! [`write()`] makes one, [`Checkpoint`] opens a directory of them. A directory is untrusted: [`Checkpoint::open`] looks
 //! at kinds, names and sizes without following a link, and [`Checkpoint::extract`] checks the digest of the very
 //! bytes that it puts into a private directory, so that CRIU never reads one that was not looked at.
 
