@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,7 +115,7 @@ func Image(t testing.TB, image string) string {
 // Clean takes a census now, and another after the test and its clean-ups: they must be equal. Call it first.
 func Clean(t testing.TB, n *node.Node) {
 	t.Helper()
-	pid, before := n.Pid(), census.Take(n.Scope())
+	pid, before := n.Pid(), settled(n.Scope())
 	t.Cleanup(func() {
 		scope := n.Scope()
 		if n.Pid() != pid { // restarted: its descriptors and process id are new
@@ -129,6 +130,20 @@ func Clean(t testing.TB, n *node.Node) {
 			t.Errorf("left behind (+) or lost (-):\n  %s", strings.Join(diff, "\n  "))
 		}
 	})
+}
+
+// settled is a census that did not change for a while: the network of a pod before this test may still be going away.
+func settled(scope census.Scope) census.Census {
+	last := census.Take(scope)
+	for range 30 {
+		time.Sleep(60 * time.Millisecond)
+		now := census.Take(scope)
+		if maps.Equal(now, last) {
+			return now
+		}
+		last = now
+	}
+	return last
 }
 
 func without(all census.Census, prefix string) census.Census {

@@ -45,13 +45,17 @@ impl Logs {
             )));
         }
         let mut log = Log::open(path.clone())?;
-        if let Some(lines) = self.tail {
-            log.skip_to_last(lines)?;
+        let there = match self.tail {
+            Some(lines) => log.skip_to_last(lines)?,
+            None => usize::MAX,
+        };
+        if !self.follow {
+            return self.copy(&mut log, there); // not what the container has written since
         }
         loop {
             // Asked before the file is read to its end: what was written until the end is then read, too.
-            let ended = !self.follow || status(&node, &id).await?.1;
-            self.copy(&mut log)?;
+            let (_, ended) = status(&node, &id).await?;
+            self.copy(&mut log, usize::MAX)?;
             if ended {
                 return Ok(());
             }
@@ -60,9 +64,10 @@ impl Logs {
         }
     }
 
-    /// Prints all whole lines that are there.
-    fn copy(&self, log: &mut Log) -> Result<(), Error> {
-        while let Some(line) = log.next_line()? {
+    /// Prints the whole lines that are there, at most so many.
+    fn copy(&self, log: &mut Log, most: usize) -> Result<(), Error> {
+        for _ in 0..most {
+            let Some(line) = log.next_line()? else { break };
             let Some(entry) = Entry::parse(&line) else {
                 output::bytes(&mut io::stdout().lock(), &line)?;
                 continue;
@@ -121,8 +126,8 @@ impl Log {
         Ok(None)
     }
 
-    /// Two passes: one that counts the lines, one that skips.
-    fn skip_to_last(&mut self, lines: usize) -> Result<(), Error> {
+    /// Two passes: one that counts the lines, one that skips. Returns how many are left.
+    fn skip_to_last(&mut self, lines: usize) -> Result<usize, Error> {
         let mut count = 0usize;
         while self.next_line()?.is_some() {
             count += 1;
@@ -131,7 +136,7 @@ impl Log {
         for _ in 0..count.saturating_sub(lines) {
             self.next_line()?;
         }
-        Ok(())
+        Ok(count.min(lines))
     }
 
     /// Goes on with the new file once the path names another one than is open; the old one has been read to its end.
