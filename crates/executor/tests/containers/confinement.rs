@@ -149,11 +149,11 @@ fn read_only_root() {
     let mut bed = Bed::new();
     let mut plan = bed.plan("touch /f; touch /tmp/f && echo tmp; touch /dev/shm/f && echo shm; pwd");
     plan.plan.readonly_rootfs = true;
-    plan.process().cwd = "/work/dir".into();
+    plan.process().cwd = "/srv/dir".into();
     let mut tmp = crate::bed::default_mounts().into_iter().find(|m| m.destination == "/dev/shm").unwrap();
     tmp.destination = "/tmp".into();
     plan.plan.mounts.push(tmp);
-    assert_eq!(bed.run(plan).text, "touch: /f: Read-only file system\ntmp\nshm\n/work/dir");
+    assert_eq!(bed.run(plan).text, "touch: /f: Read-only file system\ntmp\nshm\n/srv/dir");
     let _ = READ_ONLY;
 }
 
