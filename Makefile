@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-unit test-root e2e check demo bench clean
+.PHONY: help install build test test-unit test-root e2e check critest demo bench clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -40,6 +40,11 @@ e2e: build ## run the end-to-end tests against target/bin
 check: ## check format, lints, dependencies and documentation
 	@hack/install deny
 	@hack/test check
+
+critest: build ## run cri-tools' critest, where it is on PATH, serially and in parallel
+	@hack/install critest
+	@hack/critest-images
+	@hack/critest
 
 demo: build ## move a pod between two nodes on this machine
 	@hack/demo

@@ -8,6 +8,7 @@ use api::meridian::v1::meridian_server::MeridianServer;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Config, ConfigError};
+use crate::deadline::Deadline;
 use crate::exclusive::{Claim, ClaimError};
 use crate::flags::Flags;
 use crate::meridian::Meridian;
@@ -101,6 +102,7 @@ async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = builder()
         .layer(RpcSpan { calls: calls.clone() })
+        .layer(Deadline)
         .add_service(runtime_service)
         .add_service(image_service)
         .add_service(meridian)

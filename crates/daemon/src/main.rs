@@ -12,6 +12,7 @@
 
 mod config;
 mod daemon;
+mod deadline;
 mod exclusive;
 mod flags;
 mod logging;
