@@ -6,6 +6,7 @@ package client
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"time"
@@ -79,7 +80,10 @@ func (c *Client) Close() {
 
 // quieten stops the kubelet's client from printing each error that a test provokes.
 func quieten() {
-	klog.LogToStderr(false)
+	flags := flag.NewFlagSet("klog", flag.PanicOnError)
+	klog.InitFlags(flags)
+	_ = flags.Set("logtostderr", "false")
+	_ = flags.Set("stderrthreshold", "FATAL") // errors go there too, unless told not to
 	klog.SetOutput(io.Discard)
 }
 
