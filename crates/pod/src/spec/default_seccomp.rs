@@ -17,9 +17,9 @@ const ENOSYS: u32 = 38;
 
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. (NEWTIME cannot be given to clone(2).)
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
-/// Address families that reach the hypervisor and the kernel's crypto (containerd refuses both since 2026).
-const AF_ALG: u64 = 38;
-const AF_VSOCK: u64 = 40;
+/// Address families of Linux 6.18 in blocks of (first, count), without AF_ALG (38) and AF_VSOCK (40), which reach the
+/// kernel's crypto and the hypervisor (containerd refuses both since 2026).
+const FAMILIES: [(u64, u64); 7] = [(0, 32), (32, 4), (36, 2), (39, 1), (41, 1), (42, 2), (44, 2)];
 
 const FILES: &[&str] = &[
     "access",
@@ -506,11 +506,17 @@ pub(super) fn profile(capabilities: Set) -> LinuxSeccomp {
     profile
 }
 
-/// All families but two; one comparison of an argument per rule is what libseccomp takes.
-fn sockets() -> [LinuxSyscall; 3] {
-    use LinuxSeccompOperator::{ScmpCmpEq, ScmpCmpGt, ScmpCmpLt};
-    [(ScmpCmpLt, AF_ALG), (ScmpCmpEq, AF_ALG + 1), (ScmpCmpGt, AF_VSOCK)]
-        .map(|(op, family)| allow_if(&["socket"], 0, op, family))
+/// All families but two, as aligned blocks compared over all 64 bits: the kernel takes the low half of the argument, so
+/// that "more than AF_VSOCK" would let 2^32 + AF_ALG pass.
+fn sockets() -> impl Iterator<Item = LinuxSyscall> {
+    FAMILIES.into_iter().map(|(first, count)| {
+        let block = LinuxSeccompArgBuilder::default()
+            .index(0usize)
+            .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
+            .value(!(count - 1))
+            .value_two(first);
+        rule(&["socket"], LinuxSeccompAction::ScmpActAllow, vec![argument(block)])
+    })
 }
 
 fn clones() -> [LinuxSyscall; 2] {
