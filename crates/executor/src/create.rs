@@ -113,11 +113,11 @@ fn spawn(init: &Init<'_>, mode: PidMode, cgroup: &Cgroup) -> Result<Child, Creat
     let options = Options { new, cgroup: Some(cgroup.as_fd()), sibling: false };
     let user = init.sandbox.namespace(Kind::User);
     if user.is_none() && init.joins_pid.is_none() {
-        let child = fork(&options, || fail(init, &init.leave_shim(None).err().unwrap_or_else(|| init.run())));
+        let child = fork(&options, || fail(init, &init.leave_shim().err().unwrap_or_else(|| init.run())));
         return Ok(child.step("clone3", "process 1")?);
     }
-    helper::birth(|channel| {
-        init.leave_shim(Some(channel))?;
+    helper::birth(|| {
+        init.leave_shim()?;
         // The pid namespace first: a user namespace's capabilities do not reach one that the node's owns.
         if let Some(process) = init.joins_pid {
             setns(process, Kind::Pid).step("setns", "pid")?;

@@ -41,7 +41,7 @@ pub fn exec(
     let v1 = cgroup.v1_entrances().map_err(CreateError::from)?;
     let (ours, theirs) = Channel::pair().step("socketpair", "").map_err(CreateError::from)?;
     let joiner = Joiner { sandbox, container, cgroup, program: &program, stdio, v1: &v1, channel: &theirs };
-    let child = helper::birth(|channel| joiner.help(channel))?;
+    let child = helper::birth(|| joiner.help())?;
     drop(theirs);
     let (child, terminal) = await_exec(child, &ours, program.tty).map_err(CreateError::from)?;
     Ok(Executed { pid: child.pid, pidfd: child.pidfd, terminal })
@@ -76,17 +76,17 @@ impl Joiner<'_> {
     }
 
     /// The helper: leaves the shim, enters the container, and forks, for the pid namespace holds from then on.
-    fn help(&self, channel: &Channel) -> Result<Child, Failure> {
+    fn help(&self) -> Result<Child, Failure> {
         let own = [
-            channel.as_fd(),
             self.channel.as_fd(),
             self.sandbox.proc.as_fd(),
             self.sandbox.null.as_fd(),
+            self.cgroup.as_fd(),
             self.container,
         ];
-        let cgroup = [self.cgroup.as_fd()];
         let v1 = self.v1.iter().map(AsFd::as_fd);
-        let kept: Vec<_> = own.into_iter().chain(cgroup).chain(v1).chain(self.stdio.fds()).collect();
+        let kept: Vec<_> =
+            own.into_iter().chain(self.sandbox.time()).chain(v1).chain(self.stdio.fds()).collect();
         process::close_all_but(&kept).step("close", "siblings' descriptors")?;
         // Before the container can see us, through its procfs or a shared pid namespace (CVE-2016-9962).
         process::set_undumpable().step("become undumpable", "")?;
@@ -94,7 +94,8 @@ impl Joiner<'_> {
         for entrance in self.v1 {
             rustix::io::write(entrance, b"0").step("enter cgroup", "v1")?;
         }
-        let kinds: Kinds = Kind::ALL.into_iter().filter(|k| *k != Kind::User).collect();
+        let later = [Kind::User, Kind::Time];
+        let kinds: Kinds = Kind::ALL.into_iter().filter(|kind| !later.contains(kind)).collect();
         // Joining one's own user namespace again is EINVAL.
         let kinds = kinds.with_if(Kind::User, self.sandbox.namespace(Kind::User).is_some());
         setns(self.container, kinds).step("setns", "the container's namespaces")?;
@@ -112,6 +113,10 @@ impl Joiner<'_> {
 
     fn prepare(&self) -> Result<std::ffi::CString, Failure> {
         process::new_session().step("setsid", "")?;
+        // Not in the helper: a time namespace takes only processes that share their memory with nobody.
+        if let Some(time) = self.sandbox.time() {
+            setns(time, Kind::Time).step("setns", "time")?;
+        }
         if self.sandbox.namespace(Kind::User).is_some() {
             credentials::become_root().step("become root of", "user namespace")?;
         }

@@ -29,10 +29,10 @@ pub fn spawn(sandbox: &Sandbox) -> Result<Child, CreateError> {
         let new = Kinds::NONE.with(Kind::Pid).with(Kind::Mount);
         let options = Options { new, cgroup: Some(cgroup.as_fd()), sibling: user.is_some() };
         let child = match user {
-            None => fork(&options, || init.report(init.leave_shim(None).and_then(|()| init.settle())))
+            None => fork(&options, || init.report(init.leave_shim().and_then(|()| init.settle())))
                 .step("clone3", NAME)?,
-            Some(user) => helper::birth(|channel| {
-                init.leave_shim(Some(channel))?;
+            Some(user) => helper::birth(|| {
+                init.leave_shim()?;
                 setns(user, Kind::User).step("setns", "user")?;
                 fork(&options, || init.report(init.settle())).step("clone3", NAME)
             })?,
@@ -61,15 +61,10 @@ struct PodInit<'a> {
 }
 
 impl PodInit<'_> {
-    fn leave_shim(&self, helper: Option<&Channel>) -> Result<(), Failure> {
+    fn leave_shim(&self) -> Result<(), Failure> {
         let own = [self.channel.as_fd(), self.cgroup];
         let joined = self.sandbox.joined().map(|(_, fd)| fd).chain(self.sandbox.namespace(Kind::User));
-        let kept: Vec<_> = own
-            .into_iter()
-            .chain(joined)
-            .chain(self.v1.iter().map(AsFd::as_fd))
-            .chain(helper.map(AsFd::as_fd))
-            .collect();
+        let kept: Vec<_> = own.into_iter().chain(joined).chain(self.v1.iter().map(AsFd::as_fd)).collect();
         process::close_all_but(&kept).step("close", "siblings' descriptors")?;
         process::set_undumpable().step("become undumpable", "")?;
         for entrance in self.v1 {

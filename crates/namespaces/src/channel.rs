@@ -3,14 +3,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use sys::clone::Child;
+use sys::Errno;
 use sys::seqpacket::{Frame, SeqPacket};
-use sys::{Errno, Pid};
 
 const READY: u8 = 0;
 const FAILED: u8 = 1;
 const GO: u8 = 2;
-const BORN: u8 = 3;
 
 /// One end of the conversation. Both ends are close-on-exec: an execve in the child ends it.
 #[derive(Debug)]
@@ -98,13 +96,6 @@ impl Channel {
         self.0.send(&[READY], fds)
     }
 
-    /// Helper: this is the process that was asked for; it is the parent's child too.
-    pub fn born(&self, child: &Child) -> sys::Result<()> {
-        let mut bytes = vec![BORN];
-        bytes.extend(child.pid.as_raw_nonzero().get().to_le_bytes());
-        self.0.send(&bytes, &[child.pidfd.as_fd()])
-    }
-
     /// Child: this failed. Errors are ignored: the parent then sees the end without a word.
     pub fn failed(&self, failure: &Failure) {
         let _ = self.0.send(&failure.encode(), &[]);
@@ -123,16 +114,6 @@ impl Channel {
     /// Parent: waits for the child's word.
     pub fn wait_ready(&self) -> Result<Vec<OwnedFd>, ChannelError> {
         self.wait(READY).map(|frame| frame.fds)
-    }
-
-    /// Parent: waits for a helper to report its child.
-    pub fn wait_born(&self) -> Result<Child, ChannelError> {
-        let mut frame = self.wait(BORN)?;
-        let pid = frame.bytes[1..].first_chunk::<4>().and_then(|raw| Pid::from_raw(i32::from_le_bytes(*raw)));
-        match (pid, frame.fds.pop()) {
-            (Some(pid), Some(pidfd)) => Ok(Child { pid, pidfd }),
-            _ => Err(ChannelError::Unexpected(BORN)),
-        }
     }
 
     fn wait(&self, wanted: u8) -> Result<Frame, ChannelError> {

@@ -34,7 +34,8 @@ pub struct Metadata {
     pub user: User,
     /// Whether it came out of a checkpoint.
     pub restored: bool,
-    /// Its process as an exec takes it over, with its seccomp program; made at the first exec.
+    /// Its process as an exec takes it over, with its seccomp program. After a restart of the daemon made anew, at the
+    /// first exec.
     pub(crate) exec: OnceLock<ExecTemplate>,
 }
 

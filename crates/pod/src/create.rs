@@ -155,7 +155,7 @@ fn prepare_container(
         stop_signal: built.stop_signal,
         user: built.user.clone(),
         restored,
-        exec: OnceLock::new(),
+        exec: OnceLock::from(plan::template(&built)),
     };
     let record = Box::new(ContainerRecord::from(&metadata));
     let commit = pod.node.store.commit(vec![Change::Container(id.clone(), record)]);

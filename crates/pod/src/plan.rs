@@ -1,11 +1,13 @@
 //! Lowers a specification and its descriptors to what the shim takes: numbers and indices, no OCI parsing left.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use api::cri::v1::NamespaceMode;
 use api::shim::v1::{self as shim, ContainerPlan, container_plan::PidMode, mount::Source};
 use oci_spec::runtime::{Capabilities, LinuxDeviceCgroup, LinuxResources, Process, Spec};
 
+use crate::container::ExecTemplate;
 use crate::spec::Built;
 use crate::spec::mounts::{self, Entry};
 use crate::spec::security::Set;
@@ -84,6 +86,12 @@ fn pid_mode(mode: NamespaceMode) -> PidMode {
         NamespaceMode::Node => PidMode::Node,
         NamespaceMode::Target => PidMode::Target,
     }
+}
+
+/// What an exec takes over from the container's own process.
+pub(crate) fn template(built: &Built) -> ExecTemplate {
+    let program = built.filter.as_ref().map(|filter| Arc::clone(&filter.program));
+    built.spec.process().as_ref().map(|spec| (process(spec, Vec::new()), program))
 }
 
 /// A process, also of an exec, with its filter.

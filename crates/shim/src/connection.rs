@@ -30,6 +30,8 @@ pub struct Gone;
 pub struct Connection {
     socket: SeqPacket,
     queue: VecDeque<Outgoing>,
+    /// The socket was full, and its having room is waited for.
+    blocked: bool,
     /// Tells this connection from those before it.
     pub number: u32,
 }
@@ -38,7 +40,7 @@ impl Connection {
     pub fn new(socket: SeqPacket, number: u32, poll: &Poll) -> Result<Self, Errno> {
         socket.set_nonblocking(true)?;
         poll.add(&socket, Token::Daemon, Interest::Read)?;
-        Ok(Self { socket, queue: VecDeque::new(), number })
+        Ok(Self { socket, queue: VecDeque::new(), blocked: false, number })
     }
 
     /// Cuts the connection for good, whoever else holds a copy of the socket.
@@ -92,6 +94,10 @@ impl Connection {
                 Err(_) => return Err(Gone),
             }
         }
+        if blocked == self.blocked {
+            return Ok(());
+        }
+        self.blocked = blocked;
         let interest = if blocked { Interest::ReadWrite } else { Interest::Read };
         poll.change(&self.socket, Token::Daemon, interest).map_err(|_| Gone)
     }

@@ -10,7 +10,7 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 
-use api::shim::v1::{self as proto, event, frame, response};
+use api::shim::v1::{self as proto, event, frame, request::Call, response};
 use executor::{Descriptors, Sandbox};
 use prost::Message;
 use rustix::{io::Errno, process::Signal};
@@ -202,6 +202,8 @@ impl Pod {
             Err(_) => (0, None),
         };
         let asker = Asker { connection, request: id };
+        // What a plan was decoded into is not needed again; what an exec needs, the next one will.
+        let carries_plan = !matches!(call, Some(Call::Exec(_))) && bytes.len() > PLAIN;
         let answer = match call {
             Some(call) => self.call(asker, call, Descriptors::new(fds)),
             None => Err(RequestError::Malformed),
@@ -211,7 +213,7 @@ impl Pod {
             Ok(None) => {}
             Err(error) => self.answer(asker, response::Result::Error(error.into()).into()),
         }
-        if bytes.len() > PLAIN {
+        if carries_plan {
             process::release_free_memory();
         }
     }

@@ -1,9 +1,10 @@
 //! `clone3`: a child in new namespaces and in its cgroup from the first instruction, with a pidfd.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::namespace::Kinds;
-use crate::{Errno, Pid, Result, check};
+use crate::{Errno, Pid, Result, check, pidfd};
 
 /// A child process of ours.
 #[derive(Debug)]
@@ -80,4 +81,74 @@ pub fn fork(options: &Options<'_>, child: impl FnOnce() -> u8) -> Result<Child> 
     let pid = i32::try_from(returned).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)?;
     // SAFETY: on success the kernel stored a new descriptor that nobody else owns.
     Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// Stack of a process that runs [`aside`], in bytes: some formatting and a few paths.
+const ASIDE: usize = 128 << 10;
+
+/// Work that is done aside, and what it gave.
+struct Errand<F, T> {
+    work: Option<F>,
+    result: Option<T>,
+}
+
+/// Runs `work` in a process of its own that shares nothing with us but memory, while the calling thread waits for its
+/// end: it may close descriptors, enter namespaces and cgroups and fork without our moving, and no page is copied for
+/// it. What it gives back must not own descriptors, for they are numbers of its own table.
+///
+/// A time namespace cannot be entered there (`EUSERS`), but by a process that it forks.
+///
+/// # Errors
+/// As fork's; `ECHILD` when it was killed.
+///
+/// # References
+/// `CLONE_VM` and `CLONE_VFORK` in clone(2).
+pub fn aside<F: FnOnce() -> T, T>(work: F) -> Result<T> {
+    extern "C" fn run<F: FnOnce() -> T, T>(errand: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the errand below, which its owner does not touch until we have ended. A panic ends in an abort.
+        let errand = unsafe { &mut *errand.cast::<Errand<F, T>>() };
+        errand.result = errand.work.take().map(|work| work());
+        0
+    }
+    let mut errand = Errand { work: Some(work), result: None };
+    let mut stack = [MaybeUninit::<u128>::uninit(); ASIDE / size_of::<u128>()];
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is ours alone, aligned to 16 bytes, and grows down from its end; stack and errand outlive the
+    // process, because CLONE_VFORK holds this thread until it has ended (`run` never executes another program).
+    let pid = unsafe {
+        let top = stack.as_mut_ptr_range().end;
+        libc::clone(run::<F, T>, top.cast(), flags, (&raw mut errand).cast())
+    };
+    check(pid.into())?;
+    let pid = Pid::from_raw(pid).ok_or(Errno::CHILD)?;
+    pidfd::bury(pid)?;
+    errand.result.ok_or(Errno::CHILD)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn work_aside_shares_memory_and_no_descriptors() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let (mut seen, before) = (Vec::new(), rustix::process::getpid());
+        let forked = aside(|| {
+            seen.push(rustix::process::getpid());
+            crate::process::close_all_but(&[]).unwrap();
+            assert_eq!(rustix::io::fcntl_getfd(&reader), Err(Errno::BADF));
+            fork(&Options { sibling: true, ..Options::default() }, || 7).map(|child| {
+                let pid = child.pid;
+                std::mem::forget(child);
+                pid
+            })
+        });
+        assert_eq!(seen.len(), 1);
+        assert_ne!(seen, [before]);
+        assert!(rustix::io::fcntl_getfd(&reader).is_ok());
+        let child = pidfd::open(forked.unwrap().unwrap()).unwrap();
+        assert_eq!(pidfd::wait(child.as_fd()), Ok(pidfd::ExitStatus::Exited(7)));
+    }
 }

@@ -77,6 +77,11 @@ pub fn wait(pidfd: impl AsFd) -> Result<ExitStatus> {
     status.as_ref().map(ExitStatus::from_wait).ok_or(Errno::CHILD)
 }
 
+/// Waits for our child by its number, which is its own until it is reaped.
+pub(crate) fn bury(pid: Pid) -> Result<()> {
+    retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)).map(drop)
+}
+
 /// Reaps our child if it has ended.
 pub fn try_wait(pidfd: impl AsFd) -> Result<Option<ExitStatus>> {
     let fd = pidfd.as_fd();

@@ -29,8 +29,8 @@ pub(crate) struct Init<'a> {
 
 impl Init<'_> {
     /// While every right of the shim's is there: the first steps of the child, or of the helper that forks it.
-    pub(crate) fn leave_shim(&self, helper: Option<&Channel>) -> Result<(), Failure> {
-        self.drop_siblings(helper)?;
+    pub(crate) fn leave_shim(&self) -> Result<(), Failure> {
+        self.drop_siblings()?;
         // Before anything of the container's can be near: nobody may look at us through /proc (CVE-2016-9962).
         process::set_undumpable().step("become undumpable", "")?;
         self.program.claim_host_rights()?;
@@ -78,7 +78,7 @@ impl Init<'_> {
     }
 
     /// Copies of what belongs to other containers go, their channels above all.
-    fn drop_siblings(&self, helper: Option<&Channel>) -> Result<(), Failure> {
+    fn drop_siblings(&self) -> Result<(), Failure> {
         let own = [self.channel.as_fd(), self.sandbox.proc.as_fd(), self.sandbox.null.as_fd(), self.cgroup];
         let joined = self.sandbox.joined().map(|(_, fd)| fd);
         let user = self.sandbox.namespace(Kind::User);
@@ -91,7 +91,7 @@ impl Init<'_> {
             .chain(v1)
             .chain(self.rootfs.fds())
             .collect();
-        let kept: Vec<_> = kept.into_iter().chain(self.stdio.fds()).chain(helper.map(AsFd::as_fd)).collect();
+        let kept: Vec<_> = kept.into_iter().chain(self.stdio.fds()).collect();
         process::close_all_but(&kept).step("close", "siblings' descriptors")
     }
 

@@ -117,7 +117,7 @@ impl Client {
         events: mpsc::UnboundedSender<ShimEvent>,
     ) -> std::io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let socket = register(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let socket = register(socket, Interest::READABLE)?;
         let inner = Arc::new(Inner { socket, next: AtomicU64::new(1), waiting: Mutex::default() });
         tokio::spawn(receive(Arc::clone(&inner), process, events));
         Ok(Self(inner))
@@ -296,20 +296,30 @@ impl Inner {
     }
 
     async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), CallError> {
+        if self.try_send(bytes, fds)? {
+            return Ok(());
+        }
+        // Full: rare. A descriptor of its own waits for room, since one that always did would wake us whenever the shim
+        // takes a request.
+        let failed = |error: std::io::Error| CallError::Send(sys::errno_of(&error));
+        let copy = rustix::io::fcntl_dupfd_cloexec(self.socket.get_ref(), 3).map_err(CallError::Send)?;
+        let room = register(copy, Interest::WRITABLE).map_err(failed)?;
         loop {
-            match self.socket.get_ref().send(bytes, fds) {
-                Err(Errno::AGAIN) => {}
-                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(CallError::Gone),
-                other => return other.map_err(CallError::Send),
+            room.writable().await.map_err(failed)?.clear_ready();
+            // The shim may have taken something between the last refusal and the clearing.
+            if self.try_send(bytes, fds)? {
+                return Ok(());
             }
-            let mut ready = self.socket.writable().await.map_err(|e| CallError::Send(sys::errno_of(&e)))?;
-            ready.clear_ready();
-            // The peer may have drained its queue between the refusal and the clearing.
-            match self.socket.get_ref().send(bytes, fds) {
-                Err(Errno::AGAIN) => {}
-                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(CallError::Gone),
-                other => return other.map_err(CallError::Send),
-            }
+        }
+    }
+
+    /// False: there is no room now.
+    fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<bool, CallError> {
+        match self.socket.get_ref().send(bytes, fds) {
+            Ok(()) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(CallError::Gone),
+            Err(other) => Err(CallError::Send(other)),
         }
     }
 

@@ -221,10 +221,11 @@ impl Program {
     }
 }
 
-fn low(value: u64) -> u32 {
-    (value & u64::from(u32::MAX)) as u32
+#[allow(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+pub(super) fn low(value: u64) -> u32 {
+    value as u32
 }
 
-fn high(value: u64) -> u32 {
-    (value >> 32) as u32
+pub(super) fn high(value: u64) -> u32 {
+    low(value >> 32)
 }

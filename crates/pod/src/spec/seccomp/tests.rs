@@ -5,12 +5,13 @@ use std::io::{Read, Seek};
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{Arch, LinuxSeccompOperator};
 
+use super::program::{high, low};
 use super::*;
 
 /// What a program answers to a call (seccomp(2), BPF as in `linux/filter.h`).
 fn run(program: &[u8], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let mut data = vec![number, arch, 0, 0];
-    data.extend(arguments.iter().flat_map(|a| [*a as u32, (*a >> 32) as u32]));
+    data.extend(arguments.iter().flat_map(|a| [low(*a), high(*a)]));
     let (mut at, mut a, mut x) = (0, 0_u32, [0_u32; 16]);
     loop {
         let i: [u8; 8] = program[at * 8..at * 8 + 8].try_into().unwrap();
@@ -106,7 +107,10 @@ fn assert_same(profile: &LinuxSeccomp, values: &[u64]) {
                 let value = if arch == I386 || base != 0 { *value & 0xffff_ffff } else { *value };
                 let call = |program: &[u8]| run(program, arch, number, [value; 6]);
                 let (ours, theirs) = (call(&ours), call(&reference));
-                assert_eq!(ours, theirs, "call {number:#x} of {arch:#x} with {value:#x}: {ours:#x}, {theirs:#x}");
+                assert_eq!(
+                    ours, theirs,
+                    "call {number:#x} of {arch:#x} with {value:#x}: {ours:#x}, {theirs:#x}"
+                );
             }
         }
     }
