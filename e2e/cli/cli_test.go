@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -154,65 +153,4 @@ func TestShellCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		wants(t, shell, meridian(t, "completion", shell), "migrate", "inspect")
 	}
-}
-
-// crictl comes from no package registry, so it is used only where someone put it.
-func TestCrictl(t *testing.T) {
-	crictl, err := exec.LookPath("crictl")
-	if err != nil {
-		t.Skip("crictl is not on PATH")
-	}
-	lab.Image(t, "clockwork:1")
-	lab.Clean(t, lab.Node())
-	call := func(arguments ...string) string {
-		t.Helper()
-		command := exec.CommandContext(lab.Context(t), crictl, append([]string{"--runtime-endpoint", "unix://" + lab.Node().Socket}, arguments...)...)
-		var stderr strings.Builder
-		command.Stderr = &stderr
-		output, err := command.Output()
-		if err != nil {
-			t.Fatalf("crictl %v: %v: %s", arguments, err, stderr.String())
-		}
-		return strings.TrimSpace(string(output))
-	}
-	directory := t.TempDir()
-	config := func(name, text string) string {
-		path := filepath.Join(directory, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	pod := config("pod.json", `{"metadata":{"name":"crictl","namespace":"default","uid":"u1"},"hostname":"crictl","log_directory":"`+directory+`","linux":{}}`)
-	container := config("container.json", `{"metadata":{"name":"app"},"image":{"image":"`+lab.Reference("clockwork:1")+`"},"args":["count"],"log_path":"app.log","linux":{}}`)
-
-	wants(t, "info", call("info"), "RuntimeReady", "NetworkReady")
-	sandbox := call("runp", pod)
-	t.Cleanup(func() { call("rmp", "--force", sandbox) })
-	id := call("create", sandbox, container, pod)
-	call("start", id)
-	wants(t, "pods", call("pods"), sandbox[:13], "crictl", "Ready")
-	wants(t, "ps", call("ps"), id[:13], "Running", "app")
-	wants(t, "inspect", call("inspect", id), `"pid"`, `"runtimeSpec"`, `"CONTAINER_RUNNING"`)
-	wants(t, "inspectp", call("inspectp", sandbox), `"SANDBOX_READY"`, `"ip"`)
-	wants(t, "inspecti", call("inspecti", lab.Reference("clockwork:1")), "clockwork")
-	if got := call("exec", "--sync", id, "echo", "hello"); got != "hello" {
-		t.Errorf("exec --sync printed %q", got)
-	}
-	time.Sleep(200 * time.Millisecond)
-	if lines := strings.Split(call("logs", "--tail", "2", id), "\n"); len(lines) != 2 || len(strings.Fields(lines[0])) != 4 {
-		t.Errorf("logs: %q", lines)
-	}
-	wants(t, "stats", call("stats"), id[:13])
-	wants(t, "images", call("images"), "meridian/clockwork")
-	wants(t, "imagefsinfo", call("imagefsinfo"), "usedBytes")
-	archive := filepath.Join(directory, "checkpoint.tar")
-	call("checkpoint", "--export", archive, id)
-	if info, err := os.Stat(archive); err != nil || info.Size() < 10_000 {
-		t.Errorf("checkpoint: %v, %v", info, err)
-	}
-	call("stop", id)
-	wants(t, "ps -a", call("ps", "-a"), "Exited")
-	call("rm", id)
-	call("stopp", sandbox)
 }

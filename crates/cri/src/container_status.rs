@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     container_list::{image_ref, image_spec, state},
     error::Failure,
-    find, signal,
+    find, info, signal,
 };
 
 /// One container.
@@ -24,7 +24,7 @@ pub(crate) fn status(
 ) -> Result<ContainerStatusResponse, Failure> {
     let id = find::container(pods, &request.container_id)?;
     let container = pods.container(&id)?;
-    let info = if request.verbose { info(pods, &container) } else { HashMap::new() };
+    let info = if request.verbose { verbose(pods, &container) } else { HashMap::new() };
     Ok(ContainerStatusResponse { status: Some(of(images, &container)), info })
 }
 
@@ -72,7 +72,7 @@ fn namespaces(pods: &Pods, c: &pod::Container) -> Vec<String> {
 }
 
 /// The keys that crictl and the scripts around it read.
-fn info(pods: &Pods, c: &pod::Container) -> HashMap<String, String> {
+fn verbose(pods: &Pods, c: &pod::Container) -> HashMap<String, String> {
     let info = json!({
         "pid": c.status.pid,
         "namespaces": namespaces(pods, c),
@@ -80,6 +80,7 @@ fn info(pods: &Pods, c: &pod::Container) -> HashMap<String, String> {
         "restored": c.metadata.restored,
         "snapshotter": "overlayfs",
         "runtimeType": "meridian",
+        "config": info::container_config(&c.metadata.config),
         "runtimeSpec": serde_json::from_slice::<Value>(&c.metadata.spec).unwrap_or_default(),
     });
     HashMap::from([("info".to_owned(), info.to_string())])

@@ -14,8 +14,9 @@ pub(crate) fn for_work(limit: Duration) -> Duration {
     limit - (limit / 10).min(Duration::from_secs(1))
 }
 
-/// At most eight digits and a unit.
-fn parse(text: &str) -> Option<Duration> {
+/// At most eight digits and a unit; `None` for anything else.
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
     let unit = text.chars().next_back()?;
     let digits = &text[..text.len() - unit.len_utf8()];
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {

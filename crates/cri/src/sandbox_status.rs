@@ -13,7 +13,7 @@ use image::Images;
 use pod::Pods;
 use serde_json::json;
 
-use crate::{container_status, error::Failure, find, sandbox_list::state};
+use crate::{container_status, error::Failure, find, info, sandbox_list::state};
 
 /// One pod and its containers.
 pub(crate) fn status(
@@ -28,7 +28,7 @@ pub(crate) fn status(
     let containers = pods.containers_of(&id)?;
     Ok(PodSandboxStatusResponse {
         status: Some(of(&sandbox)),
-        info: if request.verbose { info(&sandbox) } else { HashMap::new() },
+        info: if request.verbose { verbose(pods, &sandbox) } else { HashMap::new() },
         containers_statuses: containers.iter().map(|c| container_status::of(images, c)).collect(),
         timestamp,
     })
@@ -58,7 +58,8 @@ fn network(s: &pod::Sandbox) -> PodSandboxNetworkStatus {
     PodSandboxNetworkStatus { ip, additional_ips: ips.map(|ip| PodIp { ip }).collect() }
 }
 
-fn info(s: &pod::Sandbox) -> HashMap<String, String> {
+fn verbose(pods: &Pods, s: &pod::Sandbox) -> HashMap<String, String> {
+    let namespaces = pods.namespaces(&s.id).map(|found| found.namespaces).unwrap_or_default();
     let info = json!({
         "shimPid": s.shim_pid,
         "cgroup": s.cgroup,
@@ -66,6 +67,9 @@ fn info(s: &pod::Sandbox) -> HashMap<String, String> {
         "addresses": s.ips,
         "hostname": s.config.hostname,
         "logDirectory": s.config.log_directory,
+        "runtimeType": "meridian",
+        "config": info::sandbox_config(&s.config),
+        "runtimeSpec": info::pinned_namespaces(&namespaces),
     });
     HashMap::from([("info".to_owned(), info.to_string())])
 }

@@ -56,23 +56,8 @@ where
     }
 }
 
-/// At most 8 digits and a unit. What cannot be read counts as no deadline.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let count = digits.parse::<u64>().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(count * 3600)),
-        "M" => Some(Duration::from_secs(count * 60)),
-        "S" => Some(Duration::from_secs(count)),
-        "m" => Some(Duration::from_millis(count)),
-        "u" => Some(Duration::from_micros(count)),
-        "n" => Some(Duration::from_nanos(count)),
-        _ => None,
-    }
+    cri::deadline::parse(headers.get("grpc-timeout")?.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -80,25 +65,6 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-
-    fn sent(text: &str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
-        headers.insert("grpc-timeout", text.parse().unwrap());
-        timeout(&headers)
-    }
-
-    #[test]
-    fn units_are_those_of_the_specification() {
-        assert_eq!(sent("1m"), Some(Duration::from_millis(1)));
-        assert_eq!(sent("999u"), Some(Duration::from_micros(999)));
-        assert_eq!(sent("7n"), Some(Duration::from_nanos(7)));
-        assert_eq!(sent("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(sent("3M"), Some(Duration::from_secs(180)));
-        assert_eq!(sent("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
-        for wrong in ["", "m", "1", "123456789S", "-1S", "1.5S", "1s", "é"] {
-            assert_eq!(sent(wrong), None, "{wrong:?}");
-        }
-    }
 
     #[tokio::test]
     async fn a_late_answer_is_deadline_exceeded() {
