@@ -70,6 +70,9 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	return c, nil
 }
 
+// Connection is what the bare stubs use, for calls by name.
+func (c *Client) Connection() grpc.ClientConnInterface { return c.conn }
+
 // Close ends all connections.
 func (c *Client) Close() {
 	ctx := context.Background()

@@ -25,7 +25,7 @@ var (
 )
 
 // inside starts the registry and one node, runs the tests, and at the end wants the world as it was before the node.
-func inside(m *testing.M) (code int, err error) {
+func inside(m *testing.M, options node.Options) (code int, err error) {
 	if Listing() {
 		return m.Run(), nil
 	}
@@ -36,7 +36,7 @@ func inside(m *testing.M) (code int, err error) {
 		_, stop := hack("registry", "stop", "lab-"+Name())
 		err = errors.Join(err, stop)
 	}()
-	if shared, err = NewNode("t", node.Options{}); err != nil {
+	if shared, err = NewNode("t", options); err != nil {
 		return 1, err
 	}
 	if err = shared.Start(context.Background()); err != nil {

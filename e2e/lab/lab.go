@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meridian.dev/e2e/client"
+	"meridian.dev/e2e/node"
 )
 
 const (
@@ -32,7 +33,12 @@ const (
 )
 
 // Main runs a package's tests inside a world of their own, with a registry and one node. Call it from TestMain.
-func Main(m *testing.M) { Run(func() (int, error) { return inside(m) }) }
+func Main(m *testing.M) { MainWith(m, func() node.Options { return node.Options{} }) }
+
+// MainWith is Main with a node of a certain shape, asked for inside the world.
+func MainWith(m *testing.M, options func() node.Options) {
+	Run(func() (int, error) { return inside(m, options()) })
+}
 
 // Run runs body inside a world of its own and ends the program with body's exit code.
 func Run(body func() (int, error)) {

@@ -113,7 +113,7 @@ fn of_channel(error: &ChannelError) -> (&str, i32, &str) {
 /// program that is not there.
 fn is_invalid(failure: &Failure) -> bool {
     let at_fault = [Errno::LOOP, Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG, Errno::INVAL];
-    failure.step.starts_with("mount ") && at_fault.contains(&failure.errno)
+    failure.step == "find program" || failure.step.starts_with("mount ") && at_fault.contains(&failure.errno)
 }
 
 /// For checks of plan fields.

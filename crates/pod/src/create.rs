@@ -11,6 +11,7 @@ use tracing::{Instrument, debug_span};
 
 use crate::container::{Container, Metadata, Status};
 use crate::error::CreateError;
+use crate::headroom;
 use crate::log;
 use crate::node::now;
 use crate::plan::{self, Extra};
@@ -79,6 +80,7 @@ async fn make(
     config: Arc<ContainerConfig>,
     restore: Option<RestoreSource>,
 ) -> Result<Container, CreateError> {
+    headroom::check()?;
     let client = pod.client().ok_or(CreateError::Shim(CallError::Gone))?;
     let (stdin, stdin_once) = (config.stdin, config.stdin_once);
     let prepared = {

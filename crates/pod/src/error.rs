@@ -6,6 +6,7 @@ use api::id::{ContainerId, PodId};
 use api::shim::v1::error::Kind;
 use sys::Errno;
 
+use crate::headroom::NoHeadroom;
 use crate::request::Refusal;
 use crate::restore::StartRestoredError;
 use crate::shim::{CallError, LauncherError, SpawnError};
@@ -150,6 +151,9 @@ pub enum RunError {
         #[source]
         source: Errno,
     },
+    /// Too many open descriptors.
+    #[error("the pod cannot be made: {0}")]
+    Headroom(#[from] NoHeadroom),
     /// Its shim does not start.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -179,7 +183,11 @@ impl Classify for RunError {
             Self::NameTaken { .. } => Class::AlreadyExists,
             Self::Spec(e) => e.class(),
             Self::File { source, .. } => class_of(*source),
-            Self::Spawn(SpawnError::Spawn(errno)) => class_of(*errno),
+            Self::Headroom(e) => e.class(),
+            Self::Spawn(SpawnError::Spawn(errno) | SpawnError::Socket { source: errno, .. }) => {
+                class_of(*errno)
+            }
+            Self::Spawn(SpawnError::Log { source, .. }) => class_of(sys::errno_of(source)),
             Self::Shim(e) => e.class(),
             Self::Address(network::AllocateError::Exhausted { .. }) => Class::ResourceExhausted,
             _ => Class::Internal,
@@ -250,6 +258,9 @@ pub enum CreateError {
         /// As given.
         image: String,
     },
+    /// Too many open descriptors.
+    #[error("the container cannot be made: {0}")]
+    Headroom(#[from] NoHeadroom),
     /// The root filesystem.
     #[error(transparent)]
     Rootfs(#[from] image::RootfsError),
@@ -290,6 +301,7 @@ impl Classify for CreateError {
         match self {
             Self::Lookup(e) => e.class(),
             Self::Refused(_) => Class::FailedPrecondition,
+            Self::Headroom(e) => e.class(),
             Self::NameTaken { .. } => Class::AlreadyExists,
             Self::NoImage { .. } => Class::NotFound,
             Self::Spec(e) => e.class(),

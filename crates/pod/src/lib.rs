@@ -31,6 +31,7 @@ mod driver;
 mod error;
 mod exec;
 mod files;
+mod headroom;
 mod log;
 mod moving;
 mod namespaces;
@@ -58,6 +59,7 @@ pub use error::{
     Class, Classify, ContainerError, CreateError, ExecError, LookupError, OpenError, RunError, StopError,
 };
 pub use exec::{ExecOutput, OUTPUT_LIMIT};
+pub use headroom::NoHeadroom;
 pub use moving::{MoveError, MovingPod, NodePods, ReceivedPod};
 pub use node::PodsConfig;
 pub use pods::Pods;

@@ -78,6 +78,8 @@ pub fn admit(
         Kind::CreateContainer | Kind::Checkpoint | Kind::Move if activity == Ready => Ok(Admission::Run),
         Kind::StartContainer if activity == Ready => match container {
             Some(ContainerState::Created) | None => Ok(Admission::Run),
+            // A client that gave up on its first call asks again.
+            Some(ContainerState::Running) => Ok(Admission::Done),
             Some(state) => Err(Refusal::Container(state)),
         },
         Kind::CreateContainer | Kind::StartContainer | Kind::Checkpoint | Kind::Move => {
@@ -144,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_container_starts_once() {
-        for state in [ContainerState::Running, ContainerState::Exited, ContainerState::Unknown] {
+        let running = Some(ContainerState::Running);
+        assert_eq!(admit(Activity::Ready, Kind::StartContainer, running), Ok(Admission::Done));
+        for state in [ContainerState::Exited, ContainerState::Unknown] {
             let refused = admit(Activity::Ready, Kind::StartContainer, Some(state));
             assert_eq!(refused, Err(Refusal::Container(state)));
         }

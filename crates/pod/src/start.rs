@@ -27,6 +27,7 @@ use tracing::{Instrument, debug_span};
 use crate::cgroup::Directory;
 use crate::error::RunError;
 use crate::files;
+use crate::headroom;
 use crate::node::{Node, make_dir, now};
 use crate::pod::{Pod, Shim, owner};
 use crate::sandbox::{is_node, namespaces, pid_mode, user_namespace};
@@ -82,6 +83,7 @@ pub(crate) async fn run(
     handler: String,
     restored: bool,
 ) -> Result<Ready, RunError> {
+    headroom::check()?;
     let reserved = debug_span!("reserve").in_scope(|| Reserved::new(node, config, handler, restored))?;
     let isolated = reserved.isolate().instrument(debug_span!("isolate")).await?;
     let networked = isolated.attach().instrument(debug_span!("network")).await?;

@@ -97,8 +97,15 @@ impl RequestError {
             Self::HelperDied { .. } => Kind::Internal,
             Self::Create(error) if error.is_invalid() => Kind::Invalid,
             Self::Exec(error) if error.is_invalid() => Kind::Invalid,
+            Self::Start(_) | Self::Exec(_) if self.container_ended() => Kind::Precondition,
             _ => kind_of(self.failure().1),
         }
+    }
+
+    /// Whether the container's process was killed under our hands: its namespaces or its end of the channel are gone.
+    fn container_ended(&self) -> bool {
+        let errno = self.failure().1;
+        [Errno::SRCH, Errno::PIPE, Errno::CONNRESET].iter().any(|gone| gone.raw_os_error() == errno)
     }
 
     /// Step, errno (0: not a system call) and object.

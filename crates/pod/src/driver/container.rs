@@ -104,9 +104,12 @@ impl Driver {
             slot.starters.push(reply);
             return;
         }
-        if let Err(source) = admit(activity, Kind::StartContainer, slot.state()) {
-            let _ = reply.send(Err(ContainerError::Refused { id: id.clone(), source }));
-            return;
+        match admit(activity, Kind::StartContainer, slot.state()) {
+            Ok(Admission::Run) => {}
+            Ok(Admission::Done) => return drop(reply.send(Ok(()))),
+            Err(source) => {
+                return drop(reply.send(Err(ContainerError::Refused { id: id.clone(), source })));
+            }
         }
         slot.operation = Operation::Starting;
         slot.starters.push(reply);
