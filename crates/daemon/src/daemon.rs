@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::exclusive::{Claim, ClaimError};
 use crate::flags::Flags;
+use crate::memory;
 use crate::meridian::Meridian;
 use crate::migrate::{self, Migrations};
 use crate::node::{Node, OpenError, abilities};
@@ -51,6 +52,7 @@ pub fn run(flags: &Flags) -> Result<(), RunError> {
     let _run = Claim::take(&flags.run)?;
     let features = probe::run(&flags.root, &config.criu.command, config.network.masquerade);
     report(&features);
+    memory::share_heaps();
     let runtime = runtime().map_err(RunError::Threads)?;
     let served = runtime.block_on(serve(flags, &config, features));
     // Blocking work whose caller is gone does not hold up the end.
@@ -98,6 +100,7 @@ async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result
     let meridian = Meridian::new(node, flags.root.clone(), features, migrations);
     let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
     let connections = connections(listener).map_err(RunError::Serve)?;
+    tokio::spawn(memory::keep_small());
     let calls = Calls::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = builder()

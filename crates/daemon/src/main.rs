@@ -16,6 +16,7 @@ mod deadline;
 mod exclusive;
 mod flags;
 mod logging;
+mod memory;
 mod meridian;
 mod migrate;
 mod node;

@@ -6,9 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::distribution;
-
 use crate::digest::Digest;
+use crate::grammar::{GrammarError, parse};
 
 /// Longest name accepted, in bytes: repository 255, host 255, tag 128, digest 71 and separators.
 const LONGEST: usize = 720;
@@ -23,7 +22,7 @@ pub enum ReferenceError {
         name: String,
         /// What the grammar missed.
         #[source]
-        source: distribution::ParseError,
+        source: GrammarError,
     },
     /// Longer than any valid name.
     #[error("image name {name:?}... has {length} bytes, at most {LONGEST} are allowed")]
@@ -109,17 +108,16 @@ impl FromStr for Reference {
         if name.len() > LONGEST {
             return Err(ReferenceError::TooLong { name: shorten(name), length: name.len() });
         }
-        let parsed: distribution::Reference =
-            name.parse().map_err(|source| ReferenceError::Grammar { name: shorten(name), source })?;
-        let digest = parsed
-            .digest()
+        let parts = parse(name).map_err(|source| ReferenceError::Grammar { name: shorten(name), source })?;
+        let digest = parts
+            .digest
             .map(Digest::from_str)
             .transpose()
             .map_err(|source| ReferenceError::Digest { name: shorten(name), source })?;
         Ok(Self {
-            registry: parsed.registry().to_owned(),
-            repository: parsed.repository().to_owned(),
-            tag: parsed.tag().map(str::to_owned),
+            registry: parts.host.to_owned(),
+            repository: parts.repository,
+            tag: parts.tag.map(str::to_owned),
             digest,
         })
     }

@@ -14,7 +14,7 @@ use api::shim::v1::{self as proto, event, frame, request::Call, response};
 use executor::{Descriptors, Sandbox};
 use prost::Message;
 use rustix::{io::Errno, process::Signal};
-use sys::{process, seqpacket::Listener, signal::SignalFd, timens};
+use sys::{memory, seqpacket::Listener, signal::SignalFd, timens};
 
 use crate::{
     connection::{Connection, Gone},
@@ -214,7 +214,7 @@ impl Pod {
             Err(error) => self.answer(asker, response::Result::Error(error.into()).into()),
         }
         if carries_plan {
-            process::release_free_memory();
+            memory::release_free();
         }
     }
 

@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod clone;
 pub mod credentials;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netns;

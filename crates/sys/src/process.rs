@@ -80,18 +80,6 @@ pub fn place(fd: impl AsFd, stream: Stream) -> Result<()> {
     }
 }
 
-/// Gives free pages of the heap back to the kernel, for processes that are many and live long.
-///
-/// # References
-/// malloc_trim(3).
-pub fn release_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: touches only memory that the allocator has free.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// One of the three standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {

@@ -541,7 +541,8 @@ fn argument(builder: LinuxSeccompArgBuilder) -> LinuxSeccompArg {
 
 fn architectures() -> Vec<Arch> {
     match std::env::consts::ARCH {
-        "x86_64" => vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86, Arch::ScmpArchX32],
+        // Not x32: kernels come with it off, nobody has such images, and its calls would be a third of the program.
+        "x86_64" => vec![Arch::ScmpArchX86_64, Arch::ScmpArchX86],
         "aarch64" => vec![Arch::ScmpArchAarch64, Arch::ScmpArchArm],
         _ => vec![Arch::ScmpArchNative],
     }

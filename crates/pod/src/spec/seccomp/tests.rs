@@ -42,8 +42,8 @@ fn reference(profile: &LinuxSeccomp) -> Vec<u8> {
         filter
     };
     let mut whole = filter(profile);
-    if profile.architectures().iter().flatten().count() > 1 {
-        for arch in [ScmpArch::X86, ScmpArch::X32] {
+    for (name, arch) in [(Arch::ScmpArchX86, ScmpArch::X86), (Arch::ScmpArchX32, ScmpArch::X32)] {
+        if profile.architectures().iter().flatten().any(|listed| *listed == name) {
             whole.add_arch(arch).unwrap();
         }
     }
