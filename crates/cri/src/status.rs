@@ -51,7 +51,7 @@ pub(crate) fn status(abilities: &Abilities, request: &StatusRequest) -> StatusRe
         runtime_handlers: vec![handler(""), handler(HANDLER)],
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: abilities.user_namespaces,
             mount_options: true,
         }),
     }

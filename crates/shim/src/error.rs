@@ -156,6 +156,8 @@ fn kind_of(errno: i32) -> Kind {
         Kind::Exhausted
     } else if is(&Errno::RANGE) {
         Kind::Invalid // a limit beyond what this node has, such as a CPU that is not there
+    } else if is(&Errno::NODEV) {
+        Kind::Precondition // a controller or device that this node does not have
     } else if is(&Errno::TIMEDOUT) {
         Kind::Deadline
     } else {

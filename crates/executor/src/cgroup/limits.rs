@@ -18,6 +18,8 @@ pub struct Setting {
     pub unified: Vec<(String, String)>,
     /// (file, value) in the v1 hierarchy.
     pub v1: Vec<(String, String)>,
+    /// Holds by itself where nobody governs the controller: no huge pages are charged to anybody there.
+    pub dispensable: bool,
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "numbers and texts alike, without a & on each")]
@@ -84,8 +86,14 @@ pub fn settings(r: &Resources) -> Vec<Setting> {
         }
     }
     for huge in &r.hugepages {
+        // Both what is reserved and what is used: without the first, a program that reserved more dies of SIGBUS.
         let file = |suffix: &str| format!("hugetlb.{}.{suffix}", huge.page_size);
-        all.push(Setting::of("hugetlb").v2(&file("max"), huge.limit).v1(&file("limit_in_bytes"), huge.limit));
+        let reserved = Setting::of("hugetlb")
+            .v2(&file("rsvd.max"), huge.limit)
+            .v1(&file("rsvd.limit_in_bytes"), huge.limit);
+        let both = reserved.v2(&file("max"), huge.limit).v1(&file("limit_in_bytes"), huge.limit);
+        // The kubelet sends a zero for every size of the node.
+        all.push(Setting { dispensable: huge.limit == 0, ..both });
     }
     // A map has no order of its own; sorted, two runs fail alike.
     let mut verbatim: Vec<_> = r.unified.iter().collect();

@@ -165,10 +165,14 @@ impl Cgroup {
             let (dir, writes) = match self.v1.iter().find(|h| h.has(setting.controller)) {
                 _ if on_unified || setting.controller.is_empty() => (&self.unified, &setting.unified),
                 Some(hierarchy) => (&hierarchy.dir, &setting.v1),
+                None if setting.dispensable => continue,
                 None => return Err(Failure::new("limit", setting.controller, Errno::NODEV)),
             };
             for (file, value) in writes {
-                tree::write(dir, file, value).step("limit", format!("{file} = {value}"))?;
+                let written = tree::write(dir, file, value);
+                // A file that is not there is a controller that is not, or a kernel without this one of its files.
+                let written = written.map_err(|e| if e == Errno::NOENT { Errno::NODEV } else { e });
+                written.step("limit", format!("{file} = {value}"))?;
             }
         }
         Ok(())

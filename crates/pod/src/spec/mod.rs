@@ -34,7 +34,7 @@ use sys::Errno;
 use crate::container::User;
 use crate::error::{Class, Classify};
 use crate::sandbox::{is_node, namespaces, pid_mode, user_namespace};
-use mounts::{Entry, PodFiles};
+use mounts::{Entry, PodFiles, PodUsers};
 use process::ImageProcess;
 pub use seccomp::ProfileError;
 use security::Set;
@@ -69,7 +69,7 @@ pub enum SpecError {
     Volume { path: PathBuf, source: Errno },
     #[error("config.mounts: host_path {} is not on a shared mount, which {wanted} needs", path.display())]
     Propagation { path: PathBuf, wanted: &'static str },
-    #[error("config.mounts: host_path {}: id mappings need a pod with a user namespace", path.display())]
+    #[error("config.mounts: host_path {}: id mappings must be those of the pod's user namespace", path.display())]
     IdMap { path: PathBuf },
     #[error("ImageVolumeMountFailed: config.mounts: image volumes are not supported yet ({path})")]
     ImageVolume { path: String },
@@ -153,13 +153,15 @@ pub(crate) fn build(input: Input<'_>, filters: &seccomp::Filters) -> Result<Buil
     let filter = filter(&context, capabilities.all, filters)?;
     let userns = input.user_namespace.is_some();
     let nodes = devices::nodes(&input.container.devices, context.privileged, userns)?;
+    let mapped = user_namespace(input.pod);
+    let users = input.user_namespace.zip(mapped.as_ref());
     let mounts = mounts::all(
         &input.container.mounts,
         mounts::Context {
             files: input.files,
             privileged: context.privileged,
             readonly_rootfs: context.readonly_rootfs,
-            user_namespace: input.user_namespace,
+            users: users.map(|(namespace, map)| PodUsers { namespace, uids: &map.uids, gids: &map.gids }),
             node_network: is_node(namespaces(input.pod).network),
         },
     )?;

@@ -56,14 +56,21 @@ impl PodFiles {
     }
 }
 
+/// The pod's user namespace, to show volumes through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PodUsers<'a> {
+    pub namespace: BorrowedFd<'a>,
+    pub uids: &'a [cri::IdMapping],
+    pub gids: &'a [cri::IdMapping],
+}
+
 /// What decides about mounts beside the request's own list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub files: &'a PodFiles,
     pub privileged: bool,
     pub readonly_rootfs: bool,
-    /// The pod's user namespace, to show volumes through.
-    pub user_namespace: Option<BorrowedFd<'a>>,
+    pub users: Option<PodUsers<'a>>,
     /// The pod's network namespace belongs to another user namespace (host network): sysfs cannot be made.
     pub node_network: bool,
 }
@@ -76,7 +83,7 @@ pub(crate) fn all(volumes: &[cri::Mount], context: Context<'_>) -> Result<Vec<En
         if taken(path) {
             continue;
         }
-        if path == "/sys" && context.user_namespace.is_some() && context.node_network {
+        if path == "/sys" && context.users.is_some() && context.node_network {
             // sysfs(5) needs the network namespace to belong to the pod: take the node's, read-only.
             entries.push(bind(Path::new("/sys"), path, &["rbind", "nosuid", "noexec", "nodev", "ro"])?);
             continue;
@@ -106,7 +113,7 @@ pub(crate) fn all(volumes: &[cri::Mount], context: Context<'_>) -> Result<Vec<En
     let mut sorted: Vec<_> = volumes.iter().collect();
     sorted.sort_by_key(|v| normal(&v.container_path).components().count());
     for volume in sorted {
-        entries.push(open_volume(volume, context.user_namespace)?);
+        entries.push(open_volume(volume, context.users)?);
     }
     Ok(entries)
 }
@@ -129,7 +136,7 @@ fn filesystems(privileged: bool) -> Vec<(&'static str, &'static str, Vec<&'stati
 }
 
 /// A volume of the request: opened, cloned, with its flags set.
-fn open_volume(volume: &cri::Mount, user_namespace: Option<BorrowedFd<'_>>) -> Result<Entry, SpecError> {
+fn open_volume(volume: &cri::Mount, users: Option<PodUsers<'_>>) -> Result<Entry, SpecError> {
     if volume.image.as_ref().is_some_and(|i| !i.image.is_empty()) {
         return Err(SpecError::ImageVolume { path: volume.container_path.clone() });
     }
@@ -146,8 +153,13 @@ fn open_volume(volume: &cri::Mount, user_namespace: Option<BorrowedFd<'_>>) -> R
     let options = option_flags(&volume.mount_options);
     set(true, &Attributes { set: options, propagation: kind, ..Attributes::default() })?;
     if !volume.uid_mappings.is_empty() {
-        let id_map = Some(user_namespace.ok_or(SpecError::IdMap { path: volume.host_path.clone().into() })?);
-        set(false, &Attributes { id_map, ..Attributes::default() })?;
+        // The kubelet maps a volume as it maps the pod (KEP-127); the kernel takes a map from a user namespace, and
+        // there is no other to take it from.
+        let same =
+            |users: &PodUsers<'_>| users.uids == volume.uid_mappings && users.gids == volume.gid_mappings;
+        let users = users.filter(same);
+        let users = users.ok_or_else(|| SpecError::IdMap { path: volume.host_path.clone().into() })?;
+        set(false, &Attributes { id_map: Some(users.namespace), ..Attributes::default() })?;
     }
     if volume.readonly {
         let read_only = Attributes { set: Flags::MOUNT_ATTR_RDONLY, ..Attributes::default() };
