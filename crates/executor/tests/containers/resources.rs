@@ -81,7 +81,7 @@ fn refused() {
     assert!(bed.create(plan).unwrap_err().is_invalid());
     let mut plan = bed.plan("true");
     plan.resources().unified.insert("nosuch.max".into(), "1".into());
-    assert_eq!(bed.create(plan).unwrap_err().failure(), ("limit", 2, "nosuch.max = 1"));
+    assert_eq!(bed.create(plan).unwrap_err().failure(), ("limit", 19, "nosuch.max = 1"));
     assert_eq!(
         fs::read_dir(bed.cgroup())
             .unwrap()
