@@ -1,14 +1,14 @@
 //! Makes the node a router for its pods: forwarding sysctls and one nftables table, `meridian_<bridge>`.
 //!
 //! The table is replaced in one transaction at every start, so that a changed configuration leaves no old rule. Pods
-//! add nothing to it.
+//! add nothing to it; their host ports have a table of their own (module `ports`).
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use crate::config::NetworkConfig;
+use crate::nft::{self, NftError};
 
 /// Why the node does not forward for pods.
 #[derive(Debug, thiserror::Error)]
@@ -24,21 +24,9 @@ pub enum ForwardError {
         #[source]
         source: io::Error,
     },
-    /// The command could not be run.
-    #[error("run nft: install nftables, or set network.masquerade to false")]
-    Nft {
-        /// From the kernel.
-        #[source]
-        source: io::Error,
-    },
-    /// The rules were refused.
-    #[error("nft refused table {table}: {message}")]
-    Refused {
-        /// Family and name.
-        table: String,
-        /// nft's own words.
-        message: String,
-    },
+    /// The rules could not be loaded.
+    #[error(transparent)]
+    Nft(#[from] NftError),
 }
 
 pub(crate) fn enable(config: &NetworkConfig) -> Result<(), ForwardError> {
@@ -47,11 +35,11 @@ pub(crate) fn enable(config: &NetworkConfig) -> Result<(), ForwardError> {
         keep_router_advertisements();
         sysctl("net/ipv6/conf/all/forwarding", "1")?;
     }
-    if config.masquerade { load(config) } else { Ok(()) }
+    if config.masquerade { Ok(nft::load(&table(config), &rules(config))?) } else { Ok(()) }
 }
 
 /// Writes only what differs: where /proc/sys is read-only, the right value is enough.
-fn sysctl(name: &str, value: &'static str) -> Result<(), ForwardError> {
+pub(crate) fn sysctl(name: &str, value: &'static str) -> Result<(), ForwardError> {
     let path = Path::new("/proc/sys").join(name);
     let written = fs::read_to_string(&path).and_then(|now| match now.trim() {
         now if now == value => Ok(()),
@@ -70,23 +58,6 @@ fn keep_router_advertisements() {
             let _ = fs::write(path, "2");
         }
     }
-}
-
-fn load(config: &NetworkConfig) -> Result<(), ForwardError> {
-    let mut nft = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| ForwardError::Nft { source })?;
-    let written = nft.stdin.take().expect("stdin is a pipe").write_all(rules(config).as_bytes());
-    let output = nft.wait_with_output().map_err(|source| ForwardError::Nft { source })?;
-    if !output.status.success() {
-        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(ForwardError::Refused { table: table(config), message });
-    }
-    written.map_err(|source| ForwardError::Nft { source })
 }
 
 fn table(config: &NetworkConfig) -> String {

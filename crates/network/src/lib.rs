@@ -22,7 +22,10 @@
 //! handed out, whoever released it and however the daemon died. Nobody deletes a veth: RTM_DELLINK waits 26 ms for
 //! RCU under the lock that all links share, while dropping the namespace lets the kernel destroy many at once.
 //!
-//! All calls block, for a millisecond at most but for an exhausted subnet (see [`Network::allocate`]).
+//! Host ports of pods ([`Network::map_ports`]) are rules of a second table, which is there only while a pod has some.
+//!
+//! All calls block, for a millisecond at most but for an exhausted subnet (see [`Network::allocate`]) and those that
+//! start nft: the start, and host ports.
 //!
 //! This crate must not: start a process per pod, enter a namespace with a thread that lives on, write outside the
 //! network namespace it was started in and those it is given, touch tables or links of others.
@@ -34,6 +37,8 @@ mod forward;
 mod host;
 mod lease;
 mod netlink;
+mod nft;
+mod ports;
 mod subnet;
 
 use std::os::fd::BorrowedFd;
@@ -45,11 +50,14 @@ pub use config::NetworkConfig;
 pub use forward::ForwardError;
 pub use host::host_addresses;
 pub use lease::{AdoptError, AllocateError, Lease, Mac};
+pub use nft::NftError;
+pub use ports::{PortError, PortMapping, Protocol};
 pub use subnet::{BridgeName, InvalidBridgeName, InvalidSubnet, Subnet4, Subnet6};
 
 use bridge::Bridge;
 use lease::Leases;
 use netlink::Rtnetlink;
+use ports::Ports;
 
 /// Why the pod network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +89,7 @@ struct Shared {
     bridge: Bridge,
     host: Mutex<Rtnetlink>,
     leases: Mutex<Leases>,
+    ports: Mutex<Ports>,
 }
 
 impl Network {
@@ -98,6 +107,7 @@ impl Network {
         forward::enable(config)?;
         Ok(Self(Arc::new(Shared {
             leases: Mutex::new(Leases::new(config.subnet4, config.subnet6)),
+            ports: Mutex::default(),
             config: config.clone(),
             bridge,
             host: Mutex::new(host),
@@ -145,6 +155,46 @@ impl Network {
     #[must_use]
     pub fn attachment(&self, lease: &Lease) -> Attachment {
         Attachment::new(&self.0.config, lease)
+    }
+
+    /// Lets ports of the node lead to the pod. Blocks for some 10 ms, as it starts nft.
+    ///
+    /// # Errors
+    /// Another pod has one of the ports, or the rules were refused; nothing is mapped then.
+    pub fn map_ports(&self, lease: &Lease, mappings: &[PortMapping]) -> Result<(), PortError> {
+        ports::turn_round(&mut self.host(), lease)?;
+        let mut ports = lock(&self.0.ports);
+        ports.add(lease, mappings)?;
+        ports.load(&self.0.config).inspect_err(|_| {
+            ports.remove(lease);
+        })?;
+        Ok(())
+    }
+
+    /// Ends what [`Network::map_ports`] began; blocks as that does. Nothing happens for a pod without host ports.
+    ///
+    /// # Errors
+    /// The rules were refused: the ports go on leading to the address.
+    pub fn unmap_ports(&self, lease: &Lease) -> Result<(), ForwardError> {
+        let mut ports = lock(&self.0.ports);
+        if ports.remove(lease) { ports.load(&self.0.config) } else { Ok(()) }
+    }
+
+    /// Says at recovery which ports lead to a pod; [`Network::settle_ports`] checks the kernel's rules once for all. Until
+    /// then, and beyond, connections find the rules of this daemon's predecessor.
+    pub fn adopt_ports(&self, lease: &Lease, mappings: &[PortMapping]) {
+        // Two records that claim a port are no reason not to serve the other ports: the first has it.
+        let mut ports = lock(&self.0.ports);
+        let free: Vec<_> = mappings.iter().filter(|one| ports.is_free(lease, one)).copied().collect();
+        let _ = ports.add(lease, &free);
+    }
+
+    /// Makes the kernel's rules those of the adopted pods, and of no others. Blocks as [`Network::map_ports`] does.
+    ///
+    /// # Errors
+    /// The rules were refused.
+    pub fn settle_ports(&self) -> Result<(), ForwardError> {
+        lock(&self.0.ports).load(&self.0.config)
     }
 
     fn host(&self) -> MutexGuard<'_, Rtnetlink> {

@@ -169,6 +169,9 @@ pub enum RunError {
     /// No network.
     #[error(transparent)]
     Attach(#[from] network::AttachError),
+    /// No host ports.
+    #[error(transparent)]
+    Ports(#[from] network::PortError),
     /// Not durable.
     #[error(transparent)]
     Store(#[from] store::CommitError),
@@ -190,6 +193,7 @@ impl Classify for RunError {
             Self::Spawn(SpawnError::Log { source, .. }) => class_of(sys::errno_of(source)),
             Self::Shim(e) => e.class(),
             Self::Address(network::AllocateError::Exhausted { .. }) => Class::ResourceExhausted,
+            Self::Ports(network::PortError::Taken { .. }) => Class::FailedPrecondition,
             _ => Class::Internal,
         }
     }

@@ -39,6 +39,7 @@ mod node;
 mod plan;
 mod pod;
 mod pods;
+mod ports;
 mod publisher;
 mod recover;
 mod registry;

@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::driver::{self, Request};
 use crate::error::{ContainerError, CreateError, LookupError, OpenError, RunError, StopError};
 use crate::node::{Node, PodsConfig};
+use crate::ports;
 use crate::publisher::Handle;
 use crate::recover;
 use crate::registry::{Claimed, Name, Registry};
@@ -39,6 +40,7 @@ impl Pods {
         let (node, contents) = Node::open(config, images, network)?;
         let pods = Self { node: Arc::new(node), registry: Arc::default() };
         recover::all(&pods, contents).await;
+        ports::settle(&pods.node.network);
         Ok(pods)
     }
 

@@ -33,6 +33,7 @@ use crate::moving::HELD;
 use crate::node::{Node, now};
 use crate::pod::{Pod, Shim};
 use crate::pods::{Pods, no_events};
+use crate::ports;
 use crate::request::Activity;
 use crate::shim::{CallError, Client, ShimEvent};
 use crate::start::{READY, SHIM};
@@ -145,10 +146,11 @@ async fn alive(
     events: mpsc::UnboundedReceiver<ShimEvent>,
     state: Option<StateResponse>,
 ) {
-    if let Some(lease) = &pod.lease
-        && let Err(error) = pods.node.network.adopt(lease)
-    {
-        tracing::error!(pod = %pod.id, %error, "the address of a pod cannot be kept");
+    if let Some(lease) = &pod.lease {
+        if let Err(error) = pods.node.network.adopt(lease) {
+            tracing::error!(pod = %pod.id, %error, "the address of a pod cannot be kept");
+        }
+        ports::adopt(&pods.node.network, lease, &pod.config);
     }
     let containers = match &state {
         Some(state) => reconcile(&pod, records, state).await,

@@ -30,6 +30,7 @@ use crate::files;
 use crate::headroom;
 use crate::node::{Node, make_dir, now};
 use crate::pod::{Pod, Shim, owner};
+use crate::ports;
 use crate::sandbox::{is_node, namespaces, pid_mode, user_namespace};
 use crate::shim::{Client, ShimEvent};
 use crate::spec::cgroup::pod_path;
@@ -155,10 +156,13 @@ impl Reserved {
     async fn undo(mut self) {
         // The removal is queued behind the record whatever becomes of that.
         let _ = self.durable().await;
-        let Self { node, id, cgroup, lease, .. } = self;
+        let Self { node, id, config, cgroup, lease, .. } = self;
         let _ = std::fs::remove_file(node.shim_socket(&id));
         let mut left = node.cgroups.remove(&cgroup);
         left.extend(files::remove(&node.pod_dir(&id)));
+        if let Some(lease) = &lease {
+            left.extend(ports::unmap(&node.network, lease, &config).await);
+        }
         if !left.is_empty() {
             tracing::warn!(pod = %id, ?left, "undoing a pod left something behind");
         }
@@ -196,15 +200,18 @@ impl Isolated {
         let (Some(lease), Some(netns)) = (self.reserved.lease.clone(), &self.network) else {
             return Ok(Networked(self));
         };
-        let network = self.reserved.node.network.clone();
+        let (network, config) = (self.reserved.node.network.clone(), Arc::clone(&self.reserved.config));
         let attached = match netns.try_clone() {
             Ok(netns) => {
-                let work = move || network.attach(&lease, netns.as_fd()).map(drop);
-                tokio::task::spawn_blocking(work).await.map_err(|_| RunError::Interrupted)
+                let work = move || -> Result<(), RunError> {
+                    network.attach(&lease, netns.as_fd())?;
+                    Ok(ports::map(&network, &lease, &config)?)
+                };
+                tokio::task::spawn_blocking(work).await.unwrap_or(Err(RunError::Interrupted))
             }
             Err(_) => Err(RunError::Interrupted),
         };
-        match attached.and_then(|result| result.map_err(RunError::Attach)) {
+        match attached {
             Ok(()) => Ok(Networked(self)),
             Err(error) => {
                 self.undo().await;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::files;
 use crate::pod::{Pod, Shim};
+use crate::ports;
 
 /// Longest wait for killed processes to be gone.
 const DEATH: Duration = Duration::from_secs(5);
@@ -46,6 +47,7 @@ pub(crate) async fn release(pod: Arc<Pod>) -> Vec<String> {
     let mut left: Vec<String> =
         pod.node.pins.unpin_all(pod.id.as_str()).iter().map(ToString::to_string).collect();
     if let Some(lease) = &pod.lease {
+        left.extend(ports::unmap(&pod.node.network, lease, &pod.config).await);
         pod.node.network.release(lease);
     }
     left.extend(pod.node.cgroups.remove(&pod.cgroup));
