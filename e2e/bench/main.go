@@ -1,6 +1,6 @@
 // The benchmark: Meridian beside containerd with runc and with crun, through the same client, in one run, alternating.
 //
-//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, checkpoint, migration
+//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, growth, checkpoint, migration
 //
 // Everything runs in a world of its own (package lab), so the network is the same for all and nothing else is counted.
 // Each figure is taken from outside: by the client's clock, from /proc, or by a task that reads its own clocks in a tight
@@ -25,11 +25,12 @@ type settings struct {
 	pods, execs, density, concurrent, rounds, moves int
 	sizes                                           []int
 	probing                                         time.Duration
+	crowd, crowds                                   int
 }
 
 var (
-	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, sizes: []int{8, 64, 512}, probing: 10 * time.Second}
-	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, sizes: []int{8, 64}, probing: 3 * time.Second}
+	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, sizes: []int{8, 64, 512}, probing: 10 * time.Second, crowd: 500, crowds: 10}
+	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, sizes: []int{8, 64}, probing: 3 * time.Second, crowd: 50, crowds: 2}
 )
 
 // part is one section of the benchmark.
@@ -43,6 +44,7 @@ var parts = []part{
 	{"probes", probes},
 	{"concurrency", concurrency},
 	{"density", density},
+	{"growth", growth},
 	{"checkpoint", checkpoints},
 	{"migration", migrations},
 }

@@ -121,6 +121,10 @@ func (f *Figure) judge() {
 		f.set("<= 0.2 MB", mine.P50 <= 0.2)
 	case f.What == "processes per pod":
 		f.set("<= 1", mine.P50 <= 1)
+	case strings.HasPrefix(f.What, "daemon RSS at "), strings.HasPrefix(f.What, "daemon RSS after "):
+		f.set("<= 60 MB", mine.P50 <= 60)
+	case strings.HasPrefix(f.What, "ListContainers of "), strings.HasPrefix(f.What, "ListPodSandbox of "):
+		f.set("<= 3 ms", mine.P50 <= 3)
 	case strings.HasPrefix(f.What, "frozen for a checkpoint"):
 		f.set("<= 1.15x plain", f.Ratio >= 1/1.15)
 	case f.What == jump(64):
