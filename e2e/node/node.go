@@ -78,11 +78,12 @@ func New(options Options) (*Node, error) {
 			return nil, fmt.Errorf("criu/command.json: %w", err)
 		}
 	}
+	run := filepath.Join("/run", filepath.Base(options.Dir)) // a tmpfs, as on any machine
 	n := &Node{
 		Options: options,
-		Socket:  filepath.Join(options.Dir, "run/meridian.sock"),
+		Socket:  filepath.Join(run, "meridian.sock"),
 		Root:    filepath.Join(options.Dir, "root"),
-		Run:     filepath.Join(options.Dir, "run"),
+		Run:     run,
 		Log:     filepath.Join(options.Dir, "meridiand.log"),
 		Bridge:  "mer-" + options.Name,
 		Cgroup:  "meridian-" + options.Name,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use api::id::{ContainerId, PodId};
 use image::Images;
+use migration::transport::Estimate;
 use namespaces::Pins;
 use network::Network;
 use sys::mount::{Attributes, Filesystem, Flags, Propagation};
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     pub filters: Filters,
     pub own_capabilities: Set,
     pub samples: Samples,
+    /// What the restores of checkpoints took.
+    pub restores: Estimate,
 }
 
 impl Node {
@@ -80,6 +83,7 @@ impl Node {
             filters: Filters::default(),
             own_capabilities: security::own(),
             samples: Samples::default(),
+            restores: Estimate::default(),
             config,
         };
         Ok((node, contents))

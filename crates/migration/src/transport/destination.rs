@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{Connection, Outgoing};
 use super::error::MoveError;
-use super::estimate::Estimate;
+use super::estimate::{Estimate, weight};
 use super::files::{Arrived, Incoming as IncomingFile, Total};
 use super::journal::{Epoch, EpochState, Journal};
 use super::pages::{PageError, PageReceiver};
@@ -164,6 +164,8 @@ struct Side<'a, D: Destination> {
 
 /// Every task is back, and the source has committed.
 struct Held {
+    planned: Instant,
+    weight: u64,
     release: Release,
     freezing: Duration,
 }
@@ -184,8 +186,9 @@ impl<D: Destination> Side<'_, D> {
         let contents = self.receive().await?;
         let out = self.connection.outgoing.clone();
         let cut = contents.cut.ok_or_else(|| out.malformed("no cut"))?;
+        let weight = weight(contents.memory, self.containers);
         let planned = Instant::now();
-        let release = self.set_clocks(&cut, contents.memory).await?;
+        let release = self.set_clocks(&cut, weight).await?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         let restore = self.pod.restore(left);
         self.phases.run(Phase::Restore, restore).await.map_err(MoveError::pod("restore"))?;
@@ -196,8 +199,7 @@ impl<D: Destination> Side<'_, D> {
             Body::Commit(_) => return Err(out.malformed("a wrong ticket")),
             other => return Err(self.connection.incoming.unexpected(&other, "Commit")),
         }
-        self.host.estimate.saw(contents.memory, planned.elapsed());
-        Ok(Held { release, freezing: Duration::from_nanos(cut.freezing_ns) })
+        Ok(Held { planned, weight, release, freezing: Duration::from_nanos(cut.freezing_ns) })
     }
 
     async fn receive(&mut self) -> Result<Contents, MoveError> {
@@ -233,12 +235,12 @@ impl<D: Destination> Side<'_, D> {
             .await
     }
 
-    async fn set_clocks(&self, cut: &Cut, memory: u64) -> Result<Release, MoveError> {
+    async fn set_clocks(&self, cut: &Cut, weight: u64) -> Result<Release, MoveError> {
         let frozen =
             ClockReading { monotonic: cut.monotonic, boottime: cut.boottime, realtime: cut.realtime };
         self.phases
             .run(Phase::Clocks, async {
-                let ahead = self.host.estimate.ahead(memory);
+                let ahead = self.host.estimate.ahead(weight);
                 let release = clock::plan(sys::timens::clocks(), clock::own_offsets(), ahead)?;
                 let offsets = clock::offsets(&frozen, &release, self.policy)?;
                 self.pod.set_clocks(offsets).await.map_err(MoveError::pod("make time namespace"))?;
@@ -249,6 +251,7 @@ impl<D: Destination> Side<'_, D> {
 
     /// The pod is ours. Its clocks are right from the planned instant on.
     async fn release(&mut self, held: Held) -> Result<(), MoveError> {
+        self.host.estimate.saw(held.weight, held.planned.elapsed());
         let released = self.phases.run(Phase::Resume, self.pod.release(held.release.at)).await;
         let released = released.map_err(MoveError::pod("release"))?;
         let now = sys::timens::clocks();

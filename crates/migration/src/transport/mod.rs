@@ -32,7 +32,7 @@ mod tls;
 
 pub use destination::{Host, serve};
 pub use error::MoveError;
-pub use estimate::Estimate;
+pub use estimate::{Estimate, weight};
 pub use journal::{Epoch, EpochState, Journal, JournalError};
 pub use pages::{PageError, PageReceiver};
 pub use phase::{Phase, Progress, Record, Role};

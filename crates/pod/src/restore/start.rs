@@ -1,9 +1,10 @@
 //! The start of a restored container: the planned release of design.md section 5.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migration::clock::{self, ClockError};
+use migration::transport::weight;
 use namespaces::{NamespaceKind, PinError};
 use sys::timens;
 
@@ -14,10 +15,6 @@ use crate::shim::{CallError, Client};
 
 /// Longest restore of one container.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Of a restore without memory, and the margin for what else happens on the node.
-const BASE: Duration = Duration::from_millis(150);
-/// Restoring memory, and again as much for a slow moment.
-const PER_MEBIBYTE: Duration = Duration::from_micros(1500);
 
 /// Why a restored container did not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +53,13 @@ pub(crate) async fn start(
         Some(set_clocks(pod, client, container).await?)
     };
     let pid = client.restore(&id, LIMIT).await?;
-    let at = planned.map_or_else(timens::monotonic, |release| release.at);
+    let at = planned.as_ref().map_or_else(timens::monotonic, |planned| planned.release.at);
+    if let Some(planned) = &planned {
+        pod.node.restores.saw(planned.weight, planned.since.elapsed());
+    }
     let released = client.release(vec![id], at).await?;
-    if let Some(release) = planned {
-        let achieved = clock::achieved(&release, released, Duration::ZERO);
+    if let Some(planned) = planned {
+        let achieved = clock::achieved(&planned.release, released, Duration::ZERO);
         tracing::info!(pod = %pod.id, late_ns = achieved.late, "a restored pod's clocks run on");
     }
     let directory = pod.node.restored_dir(&pod.id).join(container.name().0);
@@ -67,21 +67,27 @@ pub(crate) async fn start(
     Ok(Started { at: timens::realtime(), pid })
 }
 
+struct Planned {
+    release: clock::Release,
+    since: Instant,
+    weight: u64,
+}
+
 /// Makes the pod's time namespace so that its clocks are right at the instant it gives.
 async fn set_clocks(
     pod: &Pod,
     client: &Client,
     container: &Container,
-) -> Result<clock::Release, StartRestoredError> {
+) -> Result<Planned, StartRestoredError> {
     let path = pod.node.pod_dir(&pod.id).join(CLOCKS);
     let text = std::fs::read(&path).unwrap_or_default();
     let clocks: Clocks = serde_json::from_slice(&text).map_err(|_| StartRestoredError::Reading { path })?;
     let memory = clocks.memory.get(container.name().0).copied().unwrap_or(0);
-    let mebibytes = u32::try_from(memory >> 20).unwrap_or(u32::MAX);
-    let ahead = BASE + PER_MEBIBYTE.saturating_mul(mebibytes);
+    let weight = weight(memory, 1);
+    let (since, ahead) = (Instant::now(), pod.node.restores.ahead(weight));
     let release = clock::plan(timens::clocks(), clock::own_offsets(), ahead)?;
     let offsets = clock::offsets(&clocks.reading, &release, clocks.policy)?;
     let namespace = client.create_time_namespace(offsets.monotonic, offsets.boottime).await?;
     pod.node.pins.pin(pod.id.as_str(), NamespaceKind::Time, &namespace)?;
-    Ok(release)
+    Ok(Planned { release, since, weight })
 }
