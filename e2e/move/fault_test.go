@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"meridian.dev/e2e/lab"
 	"meridian.dev/e2e/node"
@@ -57,6 +58,32 @@ func (p *pod) refused(words []string, arguments ...string) {
 		if !strings.Contains(strings.ToLower(err.Error()), word) {
 			p.t.Errorf("error %q does not say %q", err, word)
 		}
+	}
+}
+
+// What cannot be restored elsewhere is refused by name before anything is frozen, with the cure.
+func TestPodsThatCannotBeMovedAreRefused(t *testing.T) {
+	ids := []*runtimeapi.IDMapping{{ContainerId: 0, HostId: 100000, Length: 65536}}
+	for name, row := range map[string]struct {
+		options *runtimeapi.NamespaceOption
+		words   []string
+	}{
+		"user namespace": {&runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{
+			Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids}}, []string{"user namespace", "userns_options node"}},
+		"shared pids": {&runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_POD},
+			[]string{"container count", "pid mode container"}},
+		"node's network": {&runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE, Pid: runtimeapi.NamespaceMode_CONTAINER},
+			[]string{"network", "network mode pod"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if row.options.UsernsOptions != nil {
+				row.options.Pid = runtimeapi.NamespaceMode_CONTAINER
+			}
+			p := runWith(t, nodes.A, row.options, container{"count", []string{"count"}})
+			p.await("count", "5 ", 0)
+			p.refused(row.words)
+			p.goesOn()
+		})
 	}
 }
 
@@ -140,6 +167,9 @@ func TestDeadlineTooShort(t *testing.T) {
 	p := counting(t)
 	p.refused([]string{"deadline"}, "--timeout", "20ms")
 	p.goesOn()
+	for deadline := time.Now().Add(5 * time.Second); len(p.running(nodes.B)) > 0 && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond) // the destination finishes what it was at before it removes its copy
+	}
 	p.move() // and it still can
 	p.noFaults("count")
 }

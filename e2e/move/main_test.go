@@ -72,9 +72,18 @@ type container struct {
 // run starts a pod of clockwork containers on a node; it is removed, wherever it is, when the test ends.
 func run(t *testing.T, on *pair.Node, containers ...container) *pod {
 	t.Helper()
+	return runWith(t, on, nil, containers...)
+}
+
+// runWith does so in the namespaces that options say.
+func runWith(t *testing.T, on *pair.Node, options *runtimeapi.NamespaceOption, containers ...container) *pod {
+	t.Helper()
 	ctx := lab.Context(t)
 	logs := t.TempDir()
 	p := &pod{t: t, at: on, logs: logs, config: client.Pod("mover-"+client.Unique()[:5], logs)}
+	if options != nil {
+		p.config.Linux.SecurityContext.NamespaceOptions = options
+	}
 	image, err := on.Pull(ctx, nodes.Reference("clockwork:1"))
 	if err != nil {
 		t.Fatalf("pull: %v", err)
@@ -87,6 +96,9 @@ func run(t *testing.T, on *pair.Node, containers ...container) *pod {
 	for _, c := range containers {
 		config := client.Container(p.config, c.name, image, nil, func(config *runtimeapi.ContainerConfig) {
 			config.Args = c.arguments
+			if options != nil {
+				config.Linux.SecurityContext.NamespaceOptions = options
+			}
 		})
 		created, err := on.CreateContainer(ctx, id, config, p.config)
 		if err != nil {

@@ -180,9 +180,11 @@ fn try_restore(
         let (root, external) = bed::stage(node, &stage);
         let stdio: Vec<_> = old.into_iter().zip(pipes.inner.iter().map(AsFd::as_fd)).collect();
         let (cgroup, images) = (open_dir(&cgroup), open_dir(images));
+        let (time, others): (Vec<_>, Vec<_>) =
+            bed::borrow(&namespaces).into_iter().partition(|(kind, _)| *kind == Kind::Time);
         let options = RestoreOptions {
             criu: &node.criu,
-            namespaces: &bed::borrow(&namespaces),
+            namespaces: &others,
             images: images.as_fd(),
             root: &root,
             external: &external,
@@ -192,7 +194,7 @@ fn try_restore(
             tcp_established: false,
             deadline: Duration::from_secs(20),
         };
-        restore(&options, &mut |_| decision)
+        restore(&options, &mut || time[0].1.try_clone_to_owned().ok(), &mut |_| decision)
             .map_or_else(|error| chain(&error), |restored| restored.pid.as_raw_nonzero().to_string())
     });
     Back { namespaces, cgroup, pipes, said }

@@ -59,10 +59,12 @@ pub enum CheckpointError {
         difference: String,
     },
     /// Restoring it is not possible with this CRIU.
-    #[error("a pod with a user namespace of its own cannot be checkpointed yet")]
+    #[error("a pod with a user namespace of its own cannot be checkpointed: run it with userns_options NODE")]
     UserNamespace,
     /// Its processes are not a tree of their own.
-    #[error("container {name:?} has no pid namespace of its own and cannot be checkpointed")]
+    #[error(
+        "container {name:?} has no pid namespace of its own and cannot be checkpointed: run it with pid mode CONTAINER"
+    )]
     SharedPids {
         /// Its name.
         name: String,

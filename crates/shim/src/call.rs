@@ -33,6 +33,7 @@ impl Pod {
             Call::Resume(request) => self.resume(&request).map(Some),
             Call::CreateTimeNamespace(request) => self.create_time_namespace(&request).map(Some),
             Call::Restore(request) => self.restore(asker, &request),
+            Call::AwaitRestores(_) => Ok(self.await_restores(asker)),
             Call::Release(request) => self.release(asker, request),
             Call::Shutdown(_) => self.begin_shutdown(asker),
         }

@@ -1,8 +1,8 @@
 //! Helper children: long work beside the loop, so that logs and exits never wait for it.
 //!
 //! ```text
-//! shim ── fork ──► helper                                  a dump only:
-//!      ◄── answer ──┘ ends                 shim ◄── at the cut ── helper (CRIU is up and waits)
+//! shim ── fork ──► helper                                  a dump or a restore:
+//!      ◄── answer ──┘ ends                 shim ◄── at the gate ── helper (CRIU is up and waits)
 //!                                               ── go, or stop ──►
 //! ```
 //!
@@ -11,11 +11,12 @@
 //! dies inside a task takes the task with it. Its deadline is its own.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use api::shim::v1::{Response, response};
+use executor::Sandbox;
 use prost::Message;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -55,8 +56,8 @@ impl Work {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Working,
-    /// A dump that waits for the pod to be frozen.
-    AtCut,
+    /// A dump that waits for the pod to be frozen, a restore that waits for its clocks.
+    AtGate,
 }
 
 /// A helper, from the shim's side.
@@ -70,15 +71,27 @@ pub struct Helper {
     id: String,
     stage: Stage,
     /// It has been told to go on, or never waits.
-    past_cut: bool,
+    past_gate: bool,
 }
 
 /// First byte of a helper's frames.
-const AT_CUT: u8 = 1;
+const AT_GATE: u8 = 1;
 const ANSWER: u8 = 2;
 /// Frames to a helper.
 const GO: &[u8] = &[1];
 const STOP: &[u8] = &[0];
+
+impl Helper {
+    fn waits(&self, work: Work) -> bool {
+        self.work == work && self.stage == Stage::AtGate && !self.past_gate
+    }
+
+    /// One that is gone has ended without an answer, which is heard.
+    fn pass(&mut self, word: &[u8], fds: &[BorrowedFd<'_>]) {
+        self.past_gate = true;
+        let _ = self.socket.send(word, fds);
+    }
+}
 
 /// A helper, from its own side.
 pub struct Worker {
@@ -88,11 +101,19 @@ pub struct Worker {
 impl Worker {
     /// Reports that all is ready and waits until the pod is frozen; false: it will not be.
     pub fn cut(&self, until: Instant) -> bool {
-        let reported = self.socket.send(&[AT_CUT], &[]).is_ok();
+        self.pass_gate(until).is_some()
+    }
+
+    /// Reports that all is ready and waits for the pod's time namespace; none: there will not be one.
+    pub fn time_namespace(&self, until: Instant) -> Option<OwnedFd> {
+        self.pass_gate(until)?.into_iter().next()
+    }
+
+    fn pass_gate(&self, until: Instant) -> Option<Vec<OwnedFd>> {
+        self.socket.send(&[AT_GATE], &[]).ok()?;
         let left = until.saturating_duration_since(Instant::now());
-        reported
-            && has_word(&self.socket, left)
-            && matches!(self.socket.recv(), Ok(Some(frame)) if frame.bytes == GO)
+        let frame = if has_word(&self.socket, left) { self.socket.recv().ok()?? } else { return None };
+        (frame.bytes == GO).then_some(frame.fds)
     }
 
     fn answer(&self, answer: Answer) -> bool {
@@ -127,7 +148,7 @@ impl Pod {
         let number = self.new_number();
         socket.set_nonblocking(true).map_err(failed())?;
         self.poll.add(&socket, Token::Helper(number), Interest::Read).map_err(failed())?;
-        let past_cut = work != Work::Dump;
+        let past_gate = work == Work::Diff;
         let id = id.to_owned();
         self.helpers.push(Helper {
             number,
@@ -137,7 +158,7 @@ impl Pod {
             work,
             id,
             stage: Stage::Working,
-            past_cut,
+            past_gate,
         });
         Ok(())
     }
@@ -152,9 +173,10 @@ impl Pod {
             Ok(None) | Err(_) => return self.finish_helper(index, None),
         };
         match frame.bytes.split_first() {
-            Some((&AT_CUT, _)) => {
-                self.helpers[index].stage = Stage::AtCut;
+            Some((&AT_GATE, _)) => {
+                self.helpers[index].stage = Stage::AtGate;
                 self.advance_freeze();
+                self.advance_restores();
             }
             Some((_, response)) => {
                 let result = Response::decode(response).ok().and_then(|response| response.result);
@@ -182,6 +204,7 @@ impl Pod {
         }
         self.answer(helper.asker, answer);
         self.advance_freeze();
+        self.advance_restores();
     }
 
     /// Before children are buried: a restored process is known by what its helper said last.
@@ -197,19 +220,48 @@ impl Pod {
     pub fn dumps_start(&self, ids: &[String]) -> bool {
         self.helpers
             .iter()
-            .any(|helper| !helper.past_cut && helper.stage == Stage::Working && ids.contains(&helper.id))
+            .filter(|helper| helper.work == Work::Dump && ids.contains(&helper.id))
+            .any(|helper| !helper.past_gate && helper.stage == Stage::Working)
     }
 
     /// Lets the waiting dumps of these containers go on, or, where `ids` is none, stops all that wait.
     pub fn release_dumps(&mut self, ids: Option<&[String]>) {
-        for helper in
-            self.helpers.iter_mut().filter(|helper| helper.stage == Stage::AtCut && !helper.past_cut)
-        {
+        for helper in self.helpers.iter_mut().filter(|helper| helper.waits(Work::Dump)) {
             if ids.is_none_or(|ids| ids.contains(&helper.id)) {
-                helper.past_cut = true;
-                let _ = helper.socket.send(if ids.is_some() { GO } else { STOP }, &[]);
+                helper.pass(if ids.is_some() { GO } else { STOP }, &[]);
             }
         }
+    }
+
+    pub fn await_restores(&mut self, asker: Asker) -> Option<Answer> {
+        self.awaits_restores = Some(asker);
+        self.advance_restores();
+        None
+    }
+
+    /// A restore has come to where it needs the pod's clocks, or has ended, or the clocks are there.
+    pub fn advance_restores(&mut self) {
+        let time = self.sandbox.as_ref().and_then(Sandbox::time);
+        if let Some(time) = time {
+            self.helpers
+                .iter_mut()
+                .filter(|helper| helper.waits(Work::Restore))
+                .for_each(|helper| helper.pass(GO, &[time]));
+        }
+        let started = |helper: &Helper| helper.past_gate || helper.stage == Stage::AtGate;
+        if self.helpers.iter().filter(|helper| helper.work == Work::Restore).all(started)
+            && let Some(asker) = self.awaits_restores.take()
+        {
+            self.answer(asker, Answer::done());
+        }
+    }
+
+    /// Gives up the restores that wait for clocks.
+    pub fn stop_restores(&mut self) {
+        self.helpers
+            .iter_mut()
+            .filter(|helper| helper.waits(Work::Restore))
+            .for_each(|helper| helper.pass(STOP, &[]));
     }
 
     /// Refuses to begin, or to pull the ground from under, such work at this container.

@@ -79,6 +79,8 @@ pub struct Pod {
     pub helpers: Vec<Helper>,
     pub freezer: Freezer,
     pub release: Option<Release>,
+    /// Who waits for the restores to come to where the clocks must be known.
+    pub awaits_restores: Option<Asker>,
     pub shutdown: Option<Shutdown>,
     /// Set at the end of a shutdown.
     pub done: bool,
@@ -108,6 +110,7 @@ impl Pod {
             helpers: Vec::new(),
             freezer: Freezer::Off,
             release: None,
+            awaits_restores: None,
             shutdown: None,
             done: false,
             buffer: vec![0; BUFFER].into_boxed_slice(),

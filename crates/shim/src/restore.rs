@@ -7,18 +7,18 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::shim::v1::{self as proto, response};
-use executor::{Descriptors, cgroup};
+use executor::{Descriptors, NamespaceKind, cgroup};
 use migration::criu::{self, ReleaseDecision, RestoreOptions};
 use sys::{Pid, pidfd, schedule::RealTime, timens};
 
 use crate::{
     container::{Ours, Streams},
     error::RequestError,
-    helper::Work,
+    helper::{Work, Worker},
     pod::{Answer, Asker, Pod},
     sandbox::pid_number,
     task::{Phase, PhaseName, Process},
@@ -63,9 +63,9 @@ impl Pod {
         };
         let mut streams = Streams::new(self.sandbox()?, &plan.plan)?;
         let mut ours = Some(streams.take_ours());
-        self.start_helper(asker, Work::Restore, &request.id, |pod, _| {
+        self.start_helper(asker, Work::Restore, &request.id, |pod, worker| {
             drop(ours.take());
-            pod.restore_in_helper(request, &streams)
+            pod.restore_in_helper(request, &streams, worker)
         })?;
         let mut task = self.take_task(&request.id)?;
         let connected = ours.map_or(Ok(()), |ours| self.connect(&mut task, None, ours));
@@ -77,7 +77,10 @@ impl Pod {
         &mut self,
         request: &proto::RestoreRequest,
         streams: &Streams,
+        worker: &Worker,
     ) -> Result<Answer, RequestError> {
+        let deadline = Duration::from_millis(request.deadline_ms);
+        let until = Instant::now() + deadline;
         let criu = self.criu()?;
         let directory = criu::enter(&criu, self.host_mounts.as_fd())?;
         let task = self.take_task(&request.id)?;
@@ -91,9 +94,11 @@ impl Pod {
         let staged = executor::stage(self.sandbox()?, &plan, &mut fds, &cgroup, &directory)?;
         let external: Vec<(String, PathBuf)> = staged.external.into_iter().map(|e| (e.key, e.path)).collect();
         let legacy_cgroups: Vec<BorrowedFd<'_>> = cgroup.legacy().collect();
+        let mut namespaces = self.shared_namespaces()?;
+        namespaces.retain(|(kind, _)| *kind != NamespaceKind::Time);
         let options = RestoreOptions {
             criu: &criu,
-            namespaces: &self.shared_namespaces()?,
+            namespaces: &namespaces,
             images: images_fd.as_fd(),
             root: &staged.root,
             external: &external,
@@ -101,9 +106,10 @@ impl Pod {
             legacy_cgroups: &legacy_cgroups,
             stdio: &stdio,
             tcp_established: images.tcp_established,
-            deadline: Duration::from_millis(request.deadline_ms),
+            deadline,
         };
-        let restored = criu::restore(&options, &mut |_| ReleaseDecision::Release)?;
+        let mut entry = || worker.time_namespace(until);
+        let restored = criu::restore(&options, &mut entry, &mut |_| ReleaseDecision::Release)?;
         let held = proto::RestoreResponse {
             pid: pid_number(Some(restored.pid)),
             held_at: timens::monotonic().unsigned_abs(),

@@ -52,6 +52,7 @@ impl Pod {
         let sandbox = self.sandbox.as_mut().ok_or(RequestError::NoSandbox)?;
         let offsets = ClockOffsets { monotonic: request.monotonic_offset, boottime: request.boottime_offset };
         let pin = sandbox.create_time_namespace(offsets)?;
+        self.advance_restores();
         let made = proto::CreateTimeNamespaceResponse { ns_fd: 0 };
         Ok(Answer { result: response::Result::CreateTimeNamespace(made), fds: vec![pin] })
     }

@@ -21,6 +21,7 @@ pub struct Shutdown {
 impl Pod {
     pub fn begin_shutdown(&mut self, asker: Asker) -> Result<Option<Answer>, RequestError> {
         self.end_freeze("the shim ends");
+        self.stop_restores();
         if let Some(sandbox) = &self.sandbox {
             cgroup::kill(sandbox.cgroup()).map_err(RequestError::system("kill", "pod cgroup"))?;
         }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The recipe, each part found by trying (CRIU 4.2.1, Linux 6.18):
-//! - **CRIU runs inside the pod's net, ipc, uts and time namespaces.** What CRIU shares with its target it neither
+//! - **CRIU runs inside the pod's net, ipc and uts namespaces, and time's at a dump.** What CRIU shares with its target it neither
 //!   dumps nor remakes: no rules and links of the network (25 ms a dump), no hostname and no IPC objects of a
 //!   namespace that several containers share, and no time namespace of CRIU's own over ours.
 //! - **Mounts**: proc, sysfs, devpts and mqueue are made again by CRIU; everything else is external, so that no `tar`
@@ -123,6 +123,8 @@ pub fn enter(criu: &Criu, host_mounts: BorrowedFd<'_>) -> Result<PathBuf, EnterE
     mount::clone_tree(CWD, &criu.run, false)
         .and_then(|run| {
             mount::set_attributes(open(root)?, true, &private)?;
+            // A copy of a part of the host's /run is as shared as that is: what is mounted in it would appear there.
+            mount::set_attributes(&run, false, &private)?;
             mount::attach_at(run, "/run")
         })
         .map_err(failed("mount", &criu.run))?;

@@ -1,4 +1,11 @@
 //! From image files to a process tree that has not run yet.
+//!
+//! The pod's time namespace is joined as late as CRIU allows: its offsets are fixed by the first entry, for an instant
+//! that has to be guessed, and the less is still to be done the better the guess.
+//!
+//! ```text
+//! CRIU starts, reads images ─ setup-namespaces: entry() ─ process 1 joins, mounts, memory ─ pre-resume: hold()
+//! ```
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,7 +16,7 @@ use sys::Errno;
 use sys::cgroup::Layout;
 use sys::namespace::Kind as NamespaceKind;
 
-use super::rpc::{InheritFd, Kind, Options, Request};
+use super::rpc::{InheritFd, JoinNamespace, Kind, Options, Request};
 use super::session::{Place, Point, Session, Verdict};
 use super::{Criu, CriuError, dump, log};
 
@@ -20,7 +27,7 @@ const LOG: &str = "restore.log";
 pub struct RestoreOptions<'a> {
     /// How CRIU is started.
     pub criu: &'a Criu,
-    /// The pod's own net, ipc, uts and time namespaces; the last with its offsets written.
+    /// The pod's own net, ipc and uts namespaces.
     pub namespaces: &'a [(NamespaceKind, BorrowedFd<'a>)],
     /// CRIU's image files, verified. Not written to.
     pub images: BorrowedFd<'a>,
@@ -77,9 +84,12 @@ pub enum RestoreError {
 
 /// Restores a container after [`enter`](super::enter) and staging.
 ///
-/// `hold` is called when every task is back and stopped, and the cgroup is frozen.
+/// `entry` is called when CRIU is about to make the tree, which waits for the pod's time namespace with its offsets
+/// written; none: the restore is given up. `hold` is called when every task is back and stopped, and the cgroup is
+/// frozen.
 pub fn restore(
     options: &RestoreOptions<'_>,
+    entry: &mut dyn FnMut() -> Option<OwnedFd>,
     hold: &mut dyn FnMut(sys::Pid) -> ReleaseDecision,
 ) -> Result<Restored, RestoreError> {
     let work = work_dir(options.root)?;
@@ -92,10 +102,16 @@ pub fn restore(
         keep,
     };
     let own_cgroup = own_cgroup().map_err(CriuError::step("open own cgroup"))?;
+    // CRIU opens it by its name below /proc when process 1 joins; until then it is a namespace like any other.
+    let time = sys::namespace::own(NamespaceKind::Time).map_err(CriuError::step("open time namespace"))?;
+    let request = request(options, &work, &time);
     let session = Session::start(options.criu, &place, options.deadline)?;
     let mut holder =
-        Holder { cgroup: options.cgroup, own_cgroup, pid: None, terminals: vec![], failed: None };
-    let answer = session.run(&request(options, &work), &mut |criu, point| holder.reached(criu, point, hold));
+        Holder { cgroup: options.cgroup, own_cgroup, time, pid: None, terminals: vec![], failed: None };
+    let answer = session.run(&request, &mut |criu, point| match point.name.as_str() {
+        "setup-namespaces" => holder.enter(entry()),
+        _ => holder.reached(criu, point, hold),
+    });
     if let Some(error) = holder.failed {
         return Err(error);
     }
@@ -110,12 +126,29 @@ pub fn restore(
 struct Holder<'a> {
     cgroup: BorrowedFd<'a>,
     own_cgroup: OwnedFd,
+    time: OwnedFd,
     pid: Option<sys::Pid>,
     terminals: Vec<OwnedFd>,
     failed: Option<RestoreError>,
 }
 
 impl Holder<'_> {
+    /// Puts the pod's time namespace where CRIU will look.
+    fn enter(&mut self, time: Option<OwnedFd>) -> Verdict {
+        let placed = match time {
+            Some(time) => rustix::io::dup2(&time, &mut self.time)
+                .map_err(|errno| CriuError::step("place time namespace")(errno).into()),
+            None => Err(RestoreError::Aborted),
+        };
+        match placed {
+            Ok(()) => Verdict::Go,
+            Err(error) => {
+                self.failed = Some(error);
+                Verdict::RollBack
+            }
+        }
+    }
+
     fn reached(
         &mut self,
         criu: sys::Pid,
@@ -153,7 +186,7 @@ impl Holder<'_> {
     }
 }
 
-fn request(options: &RestoreOptions<'_>, work: &OwnedFd) -> Request {
+fn request(options: &RestoreOptions<'_>, work: &OwnedFd, time: &OwnedFd) -> Request {
     let mount = |(key, path): &(String, PathBuf)| format!("mnt[{key}]:{}", path.display());
     let inherit = |(key, fd): &(String, BorrowedFd<'_>)| InheritFd { key: key.clone(), fd: fd.as_raw_fd() };
     let options = Options {
@@ -162,11 +195,17 @@ fn request(options: &RestoreOptions<'_>, work: &OwnedFd) -> Request {
         root: Some(options.root.display().to_string()),
         external: options.external.iter().map(mount).collect(),
         inherit_fd: options.stdio.iter().map(inherit).collect(),
+        join_ns: vec![JoinNamespace { kind: "time".into(), path: own_descriptor(time) }],
         tcp_established: Some(options.tcp_established),
         tcp_close: Some(!options.tcp_established),
         ..dump::common(LOG)
     };
     Request { kind: Kind::Restore.into(), options: Some(options), ..Request::default() }
+}
+
+/// The path by which another process reaches a descriptor of this one.
+fn own_descriptor(fd: &OwnedFd) -> String {
+    format!("/proc/{}/fd/{}", sys::process::id().as_raw_nonzero(), fd.as_raw_fd())
 }
 
 /// CRIU's working directory: beside the staged root, because a checkpoint is not written to.

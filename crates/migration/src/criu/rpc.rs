@@ -115,6 +115,8 @@ pub(super) struct Options {
     pub ghost_limit: Option<u32>,
     #[prost(string, repeated, tag = "37")]
     pub external: Vec<String>,
+    #[prost(message, repeated, tag = "39")]
+    pub join_ns: Vec<JoinNamespace>,
     #[prost(string, optional, tag = "44")]
     pub freeze_cgroup: Option<String>,
     /// Seconds for CRIU's own waits.
@@ -133,6 +135,17 @@ pub(super) struct PageServer {
     /// A connected stream socket: a number in CRIU.
     #[prost(int32, optional, tag = "4")]
     pub fd: Option<i32>,
+}
+
+/// A namespace that process 1 joins before anything of it is restored.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct JoinNamespace {
+    /// Its kind, such as `time`.
+    #[prost(string, required, tag = "1")]
+    pub kind: String,
+    /// A path, looked at when the request is read and opened when process 1 joins.
+    #[prost(string, required, tag = "2")]
+    pub path: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

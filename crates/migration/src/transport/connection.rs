@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use api::peer::v1::{Frame, frame::Body};
-use bytes::{Bytes, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::error::MoveError;
+use super::pieces::Pieces;
 
 /// Largest frame, in bytes: a configuration or a piece of data.
 const LARGEST: usize = 8 << 20;
@@ -112,13 +112,15 @@ impl Incoming {
 
 async fn write_frames(stream: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Body>) -> io::Result<u64> {
     let mut stream = BufWriter::with_capacity(256 << 10, stream);
-    let mut written = 0;
+    let (mut written, mut bytes) = (0, Vec::new());
     while let Some(body) = queue.recv().await {
         let frame = Frame { body: Some(body) };
         let length = frame.encoded_len();
         let header = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidData)?.to_be_bytes();
         stream.write_all(&header).await?;
-        stream.write_all(&frame.encode_to_vec()).await?;
+        bytes.clear();
+        frame.encode(&mut bytes).map_err(io::Error::other)?;
+        stream.write_all(&bytes).await?;
         written += 4 + length as u64;
         if queue.is_empty() {
             stream.flush().await?;
@@ -129,8 +131,9 @@ async fn write_frames(stream: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver
 }
 
 async fn read_frames(mut stream: impl AsyncRead + Unpin, queue: mpsc::Sender<io::Result<Body>>) {
+    let pieces = Pieces::default();
     loop {
-        let frame = read_frame(&mut stream).await.transpose();
+        let frame = read_frame(&mut stream, &pieces).await.transpose();
         let Some(frame) = frame else { return };
         let end = frame.is_err();
         if queue.send(frame).await.is_err() || end {
@@ -140,7 +143,7 @@ async fn read_frames(mut stream: impl AsyncRead + Unpin, queue: mpsc::Sender<io:
 }
 
 /// `None` at a clean end between frames.
-async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Body>> {
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin), pieces: &Pieces) -> io::Result<Option<Body>> {
     let mut header = [0; 4];
     match stream.read_exact(&mut header).await {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -150,9 +153,9 @@ async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<
     if length > LARGEST {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
     }
-    let mut bytes = BytesMut::zeroed(length);
-    stream.read_exact(&mut bytes).await?;
-    let frame = Frame::decode(Bytes::from(bytes)).map_err(io::Error::other)?;
+    let mut piece = pieces.get(length);
+    stream.read_exact(&mut piece.room()[..length]).await?;
+    let frame = Frame::decode(piece.take(length)).map_err(io::Error::other)?;
     frame.body.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a frame that it made up"))
 }
 

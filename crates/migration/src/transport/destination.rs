@@ -187,11 +187,9 @@ impl<D: Destination> Side<'_, D> {
         let out = self.connection.outgoing.clone();
         let cut = contents.cut.ok_or_else(|| out.malformed("no cut"))?;
         let weight = weight(contents.memory, self.containers);
-        let planned = Instant::now();
-        let release = self.set_clocks(&cut, weight).await?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let restore = self.pod.restore(left);
-        self.phases.run(Phase::Restore, restore).await.map_err(MoveError::pod("restore"))?;
+        let (planned, release) = self.set_clocks(&cut, weight).await?;
+        let restored = self.phases.run(Phase::Restore, self.pod.restore()).await;
+        restored.map_err(MoveError::pod("restore"))?;
         fault::die_at("before-confirm");
         out.send(Body::Restored(Restored {}), "restore").await?;
         match self.connection.incoming.receive("commit").await? {
@@ -235,16 +233,19 @@ impl<D: Destination> Side<'_, D> {
             .await
     }
 
-    async fn set_clocks(&self, cut: &Cut, weight: u64) -> Result<Release, MoveError> {
+    /// Also gives the time from which on the restore depends on the plan.
+    async fn set_clocks(&self, cut: &Cut, weight: u64) -> Result<(Instant, Release), MoveError> {
         let frozen =
             ClockReading { monotonic: cut.monotonic, boottime: cut.boottime, realtime: cut.realtime };
         self.phases
             .run(Phase::Clocks, async {
-                let ahead = self.host.estimate.ahead(weight);
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                self.pod.begin_restore(left).await.map_err(MoveError::pod("restore"))?;
+                let (planned, ahead) = (Instant::now(), self.host.estimate.ahead(weight));
                 let release = clock::plan(sys::timens::clocks(), clock::own_offsets(), ahead)?;
                 let offsets = clock::offsets(&frozen, &release, self.policy)?;
                 self.pod.set_clocks(offsets).await.map_err(MoveError::pod("make time namespace"))?;
-                Ok(release)
+                Ok((planned, release))
             })
             .await
     }

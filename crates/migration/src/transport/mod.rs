@@ -24,6 +24,7 @@ mod files;
 mod journal;
 mod pages;
 mod phase;
+mod pieces;
 mod pod;
 mod protocol;
 mod report;

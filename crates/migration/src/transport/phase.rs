@@ -45,7 +45,7 @@ pub enum Phase {
     Send,
     /// Destination: take it all in, check and apply it.
     Receive,
-    /// Destination: plan the release, make the time namespace.
+    /// Destination: CRIU reads its images up to where it needs the pod's clocks; plan the release, make the time namespace.
     Clocks,
     /// Destination: CRIU makes the tasks again, held.
     Restore,

@@ -153,11 +153,14 @@ pub trait DestinationPod: Send + Sync {
     /// Fills the pod's `/dev/shm` from a tar.
     fn apply_shm(&self, archive: File) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Makes the pod's time namespace.
+    /// Begins to restore every container, up to where its clocks must be known.
+    fn begin_restore(&self, deadline: Duration) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Makes the pod's time namespace, which lets the restores go on.
     fn set_clocks(&self, offsets: Offsets) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Restores every container and holds it.
-    fn restore(&self, deadline: Duration) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Waits until every container is restored and held.
+    fn restore(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Lets all containers go at `at`, CLOCK_MONOTONIC of the daemon in ns, and says when that was.
     fn release(&self, at: i64) -> impl Future<Output = Result<i64, Failure>> + Send;

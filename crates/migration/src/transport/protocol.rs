@@ -12,7 +12,7 @@
 //!                                     <──  PageReply{container, bytes}*
 //! PagesEnd{size, sha256}              ──>  one a container
 //! File, Data*, FileEnd{sha256}        ──>  CRIU's other images, root filesystem changes, /dev/shm
-//! Sent{sha256 of all digests}         ──>  apply; R = now + estimate; time namespace; restore, hold
+//! Sent{sha256 of all digests}         ──>  apply; CRIU up; R = now + estimate; time namespace; restore, hold
 //!                                     <──  Restored
 //! hold; journal: committing
 //! Commit{ticket}                      ──>  journal: committed; release at R

@@ -15,7 +15,7 @@ use api::peer::v1::{
     Abort, Commit, Confirmed, Cut as WireCut, Done, File, Hello, Pages, PagesEnd, Resolve, Sent, file::Kind,
     frame::Body,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -29,6 +29,7 @@ use super::error::MoveError;
 use super::files::{Total, images, send_bytes, send_file};
 use super::journal::{Epoch, EpochState, Journal};
 use super::phase::{Meter, Phase, Phases, Progress, Role};
+use super::pieces::Pieces;
 use super::pod::{Cut, Diff, Dumped, SourcePod};
 use super::protocol::{PIECE, VERSION, needs_to_wire, phase_from_wire, policy_to_wire};
 use super::report::Report;
@@ -362,12 +363,12 @@ async fn pump(
     meter: Meter,
     mut end: watch::Receiver<bool>,
 ) -> Result<(u64, Bytes), MoveError> {
-    let (mut size, mut hash) = (0, Sha256::new());
+    let (mut size, mut hash, pieces) = (0, Sha256::new(), Pieces::default());
     loop {
-        let mut piece = BytesMut::with_capacity(PIECE);
+        let mut piece = pieces.get(PIECE);
         let read = tokio::select! {
             biased;
-            read = pages.read_buf(&mut piece) => read.map_err(MoveError::file("read pages"))?,
+            read = pages.read(&mut piece.room()[..PIECE]) => read.map_err(MoveError::file("read pages"))?,
             _ = end.wait_for(|over| *over) => 0,
         };
         if read == 0 {
@@ -375,8 +376,9 @@ async fn pump(
         }
         size += read as u64;
         meter.add(Phase::Dump, read as u64);
-        hash.update(&piece);
-        out.send(Body::Pages(Pages { container, data: piece.freeze() }), "dump").await?;
+        let data = piece.take(read);
+        hash.update(&data);
+        out.send(Body::Pages(Pages { container, data }), "dump").await?;
     }
 }
 

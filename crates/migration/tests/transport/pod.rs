@@ -227,11 +227,15 @@ impl DestinationPod for Taking {
         note(&self.0, Step::ApplyShm, text).await
     }
 
+    async fn begin_restore(&self, _: Duration) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn set_clocks(&self, _: Offsets) -> Result<(), Failure> {
         note(&self.0, Step::Clocks, "clocks".into()).await
     }
 
-    async fn restore(&self, _: Duration) -> Result<(), Failure> {
+    async fn restore(&self) -> Result<(), Failure> {
         note(&self.0, Step::Restore, "restore".into()).await
     }
 

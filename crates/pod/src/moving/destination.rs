@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::cri::v1::{ContainerConfig, PodSandboxConfig};
@@ -28,7 +28,7 @@ use crate::pods::{Pods, ask};
 use crate::publisher::Handle;
 use crate::registry::{Claimed, Name};
 use crate::request::Activity;
-use crate::shim::Client;
+use crate::shim::{Client, PendingRestore};
 use crate::start;
 use crate::state::ContainerState;
 
@@ -43,6 +43,7 @@ pub struct ReceivedPod {
     handle: Arc<Handle>,
     client: Client,
     containers: Vec<Arriving>,
+    restores: Mutex<Vec<(ContainerId, PendingRestore)>>,
 }
 
 /// A container of it: made, empty, waiting for its contents.
@@ -78,7 +79,13 @@ impl Destination for NodePods {
         }
         let handle = make_sandbox(pods, config, offer.handler).await?;
         let Some(client) = handle.pod.client().cloned() else { return Err(precondition("its shim is gone")) };
-        let mut pod = ReceivedPod { pods: pods.clone(), handle, client, containers: Vec::new() };
+        let mut pod = ReceivedPod {
+            pods: pods.clone(),
+            handle,
+            client,
+            containers: Vec::new(),
+            restores: Mutex::default(),
+        };
         match pod.make_containers(configs).await {
             Ok(()) => Ok(pod),
             Err(error) => {
@@ -201,10 +208,20 @@ impl DestinationPod for ReceivedPod {
         pinned.map_err(|error| Failure::new(FailureKind::Internal, error))
     }
 
-    async fn restore(&self, deadline: Duration) -> Result<(), Failure> {
-        let each = self.containers.iter().map(|container| async {
-            let pid = self.client.restore(container.id.as_str(), deadline).await.map_err(called)?;
-            let restored = Request::Restored { id: container.id.clone(), pid };
+    async fn begin_restore(&self, deadline: Duration) -> Result<(), Failure> {
+        for container in &self.containers {
+            let begun = self.client.begin_restore(container.id.as_str(), deadline).await.map_err(called)?;
+            let mut restores = self.restores.lock().unwrap_or_else(PoisonError::into_inner);
+            restores.push((container.id.clone(), begun));
+        }
+        self.client.await_restores(deadline).await.map_err(called)
+    }
+
+    async fn restore(&self) -> Result<(), Failure> {
+        let restores = std::mem::take(&mut *self.restores.lock().unwrap_or_else(PoisonError::into_inner));
+        let each = restores.into_iter().map(|(id, restore)| async {
+            let pid = restore.wait().await.map_err(called)?;
+            let restored = Request::Restored { id, pid };
             let _ended_with_its_pod = self.handle.requests.send(restored);
             Ok(())
         });

@@ -26,7 +26,7 @@ use crate::pod::Pod;
 use crate::pods::{Pods, ask};
 use crate::publisher::Handle;
 use crate::request::Activity;
-use crate::sandbox::{namespaces, pid_mode};
+use crate::sandbox::{namespaces, pid_mode, user_namespace};
 use crate::shim::{CallError, Client, PendingDump};
 use crate::state::ContainerState;
 
@@ -90,20 +90,25 @@ impl MovingPod {
         if self.containers.is_empty() {
             return Err(MoveError::Empty(pod.clone()));
         }
+        if user_namespace(&self.handle.pod.config).is_some() {
+            return unsupported("it has a user namespace of its own: run it with userns_options NODE".into());
+        }
         for Leaving { container, descriptors } in &self.containers {
             let linux = container.metadata.config.linux.as_ref();
             let options =
                 linux.and_then(|l| l.security_context.as_ref()).and_then(|s| s.namespace_options.as_ref());
             let name = container.name().0;
             if pid_mode(&self.handle.pod.config, options) != NamespaceMode::Container {
-                return unsupported(format!("container {name} has no pid namespace of its own"));
+                return unsupported(format!(
+                    "container {name} has no pid namespace of its own: run it with pid mode CONTAINER"
+                ));
             }
             if descriptors.iter().any(String::is_empty) {
                 return unsupported(format!("the standard streams of container {name} cannot be read"));
             }
         }
         if namespaces(&self.handle.pod.config).network == NamespaceMode::Node as i32 {
-            return unsupported("it is on the node's network".into());
+            return unsupported("it is on the node's network: run it with network mode POD".into());
         }
         Ok(())
     }

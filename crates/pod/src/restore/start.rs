@@ -47,12 +47,13 @@ pub(crate) async fn start(
 ) -> Result<Started, StartRestoredError> {
     let _one_at_a_time = pod.restoring.lock().await;
     let id = container.id().to_string();
+    let restore = client.begin_restore(&id, LIMIT).await?;
     let planned = if pod.node.pins.get(pod.id.as_str(), NamespaceKind::Time).is_ok() {
         None
     } else {
         Some(set_clocks(pod, client, container).await?)
     };
-    let pid = client.restore(&id, LIMIT).await?;
+    let pid = restore.wait().await?;
     let at = planned.as_ref().map_or_else(timens::monotonic, |planned| planned.release.at);
     if let Some(planned) = &planned {
         pod.node.restores.saw(planned.weight, planned.since.elapsed());
@@ -83,6 +84,7 @@ async fn set_clocks(
     let text = std::fs::read(&path).unwrap_or_default();
     let clocks: Clocks = serde_json::from_slice(&text).map_err(|_| StartRestoredError::Reading { path })?;
     let memory = clocks.memory.get(container.name().0).copied().unwrap_or(0);
+    client.await_restores(LIMIT).await?;
     let weight = weight(memory, 1);
     let (since, ahead) = (Instant::now(), pod.node.restores.ahead(weight));
     let release = clock::plan(timens::clocks(), clock::own_offsets(), ahead)?;

@@ -73,13 +73,21 @@ impl Client {
         }
     }
 
-    /// Restores a container and holds it; its process id.
-    pub(crate) async fn restore(&self, id: &str, deadline: Duration) -> Result<u32, CallError> {
+    /// Restores a container up to where it waits for the pod's time namespace; with one, until it is held.
+    pub(crate) async fn begin_restore(
+        &self,
+        id: &str,
+        deadline: Duration,
+    ) -> Result<PendingRestore, CallError> {
         let request = shim::RestoreRequest { id: id.to_owned(), deadline_ms: milliseconds(deadline) };
-        match self.call(Call::Restore(request), &[], deadline + ROLL_BACK).await?.0 {
-            response::Result::Restore(restored) => Ok(restored.pid),
-            _ => Err(CallError::Protocol("restore")),
-        }
+        let pending = self.begin(Call::Restore(request), &[]).await?;
+        Ok(PendingRestore { pending, limit: deadline + ROLL_BACK })
+    }
+
+    /// Waits until all that begun restores still need is the pod's time namespace. One that failed says so itself.
+    pub(crate) async fn await_restores(&self, limit: Duration) -> Result<(), CallError> {
+        let request = Call::AwaitRestores(shim::AwaitRestoresRequest {});
+        self.order("await restores", request, &[], limit + ROLL_BACK).await
     }
 
     /// Lets held containers go at `at`, CLOCK_MONOTONIC in ns; when that was.
@@ -107,6 +115,23 @@ impl PendingDump {
         match self.pending.wait(self.limit).await?.0 {
             response::Result::Dump(dumped) => Ok(dumped),
             _ => Err(CallError::Protocol("dump")),
+        }
+    }
+}
+
+/// A restore under way, or waiting for the pod's clocks.
+#[derive(Debug)]
+pub(crate) struct PendingRestore {
+    pending: Pending,
+    limit: Duration,
+}
+
+impl PendingRestore {
+    /// Process 1 of the container, which is held.
+    pub(crate) async fn wait(self) -> Result<u32, CallError> {
+        match self.pending.wait(self.limit).await?.0 {
+            response::Result::Restore(restored) => Ok(restored.pid),
+            _ => Err(CallError::Protocol("restore")),
         }
     }
 }

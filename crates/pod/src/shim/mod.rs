@@ -4,7 +4,7 @@ mod capture;
 mod client;
 mod spawn;
 
-pub(crate) use capture::PendingDump;
+pub(crate) use capture::{PendingDump, PendingRestore};
 pub use client::{CallError, Refused};
 pub(crate) use client::{Client, ShimEvent};
 pub(crate) use spawn::Launcher;
