@@ -42,6 +42,7 @@ mod image_remove;
 mod image_service;
 mod image_status;
 mod info;
+mod metrics;
 mod runtime_config;
 mod sandbox_checkpoint;
 mod sandbox_list;

@@ -13,7 +13,7 @@ use crate::{
     container_checkpoint, container_create, container_exec, container_list, container_remove,
     container_reopen_log, container_start, container_stats, container_status, container_stop, deadline,
     error::Failure,
-    runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run,
+    metrics, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run,
     sandbox_status, sandbox_stop,
     status::{self, Abilities},
     version,
@@ -221,14 +221,14 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Reply<ListMetricDescriptorsResponse> {
-        later("ListMetricDescriptors")
+        Ok(Response::new(metrics::descriptors()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Reply<ListPodSandboxMetricsResponse> {
-        later("ListPodSandboxMetrics")
+        answer("ListPodSandboxMetrics", async { Ok(metrics::list(&self.pods).await) }).await
     }
 
     async fn stream_pod_sandboxes(

@@ -33,6 +33,7 @@ mod exec;
 mod files;
 mod headroom;
 mod log;
+pub mod metrics;
 mod moving;
 mod namespaces;
 mod node;

@@ -59,7 +59,7 @@ impl Samples {
     }
 
     /// Bytes and files of a writable layer.
-    fn disk(&self, id: &ContainerId, upper: &Path) -> (u64, u64) {
+    pub(crate) fn disk(&self, id: &ContainerId, upper: &Path) -> (u64, u64) {
         let known = self.with(|samples| samples.get(id).and_then(|sample| sample.disk));
         if let Some((when, bytes, files)) = known
             && when.elapsed() < DISK_AGE
@@ -93,7 +93,7 @@ impl Pods {
 fn stats(pod: &Pod, container: &Container) -> ContainerStats {
     let id = container.id();
     let config = &container.metadata.config;
-    let files = Files { pod, path: pod.container_cgroup(id) };
+    let files = Files::new(pod, container);
     let at = now();
     let attributes = ContainerAttributes {
         id: id.to_string(),
@@ -120,21 +120,29 @@ fn stats(pod: &Pod, container: &Container) -> ContainerStats {
 }
 
 /// The cgroup files of one container.
-struct Files<'a> {
+pub(crate) struct Files<'a> {
     pod: &'a Pod,
     path: String,
 }
 
-impl Files<'_> {
-    fn text(&self, controller: &str, file: &str) -> Option<String> {
+impl<'a> Files<'a> {
+    pub(crate) fn new(pod: &'a Pod, container: &Container) -> Self {
+        Self { pod, path: pod.container_cgroup(container.id()) }
+    }
+
+    pub(crate) fn on_unified(&self, controller: &str) -> bool {
+        self.pod.node.cgroups.on_unified(controller)
+    }
+
+    pub(crate) fn text(&self, controller: &str, file: &str) -> Option<String> {
         fs::read_to_string(self.file(controller, file)?).ok()
     }
 
-    fn file(&self, controller: &str, file: &str) -> Option<PathBuf> {
+    pub(crate) fn file(&self, controller: &str, file: &str) -> Option<PathBuf> {
         Some(self.pod.node.cgroups.directory(controller, &self.path)?.join(file))
     }
 
-    fn number(&self, controller: &str, file: &str) -> Option<u64> {
+    pub(crate) fn number(&self, controller: &str, file: &str) -> Option<u64> {
         self.text(controller, file)?.trim().parse().ok()
     }
 
@@ -185,7 +193,7 @@ impl Files<'_> {
     }
 
     /// Pressure stall information, where the kernel keeps it (Documentation/accounting/psi.rst).
-    fn psi(&self, resource: &str) -> Option<PsiStats> {
+    pub(crate) fn psi(&self, resource: &str) -> Option<PsiStats> {
         let text = self.text("", &format!("{resource}.pressure"))?;
         Some(PsiStats { some: psi_line(&text, "some"), full: psi_line(&text, "full") })
     }
@@ -197,7 +205,7 @@ fn value(value: u64) -> Option<UInt64Value> {
 }
 
 /// The number after `name` in a file of `name number` lines.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
 }
