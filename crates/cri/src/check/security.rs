@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use api::cri::v1::{
     Capability, IdMapping, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
-    NamespaceMode, NamespaceOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
+    NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
     security_profile::ProfileType,
 };
 
@@ -75,7 +75,8 @@ pub(crate) fn sandbox(field: Field<'_>, c: &LinuxSandboxSecurityContext) -> Chec
     groups(field.at("supplemental_groups"), &c.supplemental_groups)?;
     policy(field.at("supplemental_groups_policy"), c.supplemental_groups_policy)?;
     seccomp(field.at("seccomp"), c.seccomp.as_ref())?;
-    apparmor(field.at("apparmor"), c.apparmor.as_ref())
+    apparmor(field.at("apparmor"), c.apparmor.as_ref())?;
+    selinux(field.at("selinux_options"), c.selinux_options.as_ref())
 }
 
 /// A container's security context.
@@ -100,7 +101,8 @@ pub(crate) fn container(field: Field<'_>, c: &LinuxContainerSecurityContext) -> 
     paths(field.at("masked_paths"), &c.masked_paths)?;
     paths(field.at("readonly_paths"), &c.readonly_paths)?;
     seccomp(field.at("seccomp"), c.seccomp.as_ref())?;
-    apparmor(field.at("apparmor"), c.apparmor.as_ref())
+    apparmor(field.at("apparmor"), c.apparmor.as_ref())?;
+    selinux(field.at("selinux_options"), c.selinux_options.as_ref())
 }
 
 /// Modes that fit their kind.
@@ -242,6 +244,19 @@ fn apparmor(field: Field<'_>, profile: Option<&SecurityProfile>) -> Check {
         }
         _ => Ok(()),
     }
+}
+
+/// Parts of one label: a colon in another than the last would move the rest.
+fn selinux(field: Field<'_>, options: Option<&SeLinuxOption>) -> Check {
+    let Some(o) = options else { return Ok(()) };
+    for (name, part) in [("user", &o.user), ("role", &o.role), ("type", &o.r#type), ("level", &o.level)] {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        let level = |b: u8| name == "level" && b":,".contains(&b);
+        if part.len() > 255 || !part.bytes().all(|b| fits(b) || level(b)) {
+            return Err(field.at(name).wrong(part, "a part of an SELinux label"));
+        }
+    }
+    Ok(())
 }
 
 fn kind(field: Field<'_>, profile: &SecurityProfile) -> Result<ProfileType, super::Invalid> {

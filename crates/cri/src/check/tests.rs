@@ -417,6 +417,11 @@ fn containers() {
             ("config.linux.security_context.seccomp.localhost_ref", "is missing", |c| {
                 secure!(c.seccomp = Some(SecurityProfile { profile_type: 2, localhost_ref: String::new() }));
             }),
+            ("config.linux.security_context.selinux_options.type", "label", |c| {
+                secure!(
+                    c.selinux_options = Some(SeLinuxOption { r#type: "a:b".into(), ..Default::default() })
+                );
+            }),
             ("config.linux.security_context.apparmor.localhost_ref", "white space", |c| {
                 secure!(c.apparmor = Some(SecurityProfile { profile_type: 2, localhost_ref: "a b".into() }));
             }),

@@ -17,6 +17,7 @@ pub(crate) mod mounts;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod security;
+mod selinux;
 pub(crate) mod user;
 
 use std::os::fd::BorrowedFd;
@@ -220,6 +221,7 @@ fn process_of(
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(context.no_new_privs));
     process.set_apparmor_profile(apparmor_profile(context)?);
+    process.set_selinux_label(selinux::label(context.selinux_options.as_ref()));
     process.set_oom_score_adj(resources(input.container).and_then(|r| i32::try_from(r.oom_score_adj).ok()));
     Ok(process)
 }
