@@ -285,6 +285,17 @@ pub(crate) mod tests {
     }
 
     /// The format, letter by letter. A change here is a new version.
+    /// docs/checkpoint-format.md shows the golden manifest and names every file of an archive.
+    #[test]
+    fn the_page_about_the_format_is_true() {
+        let page = include_str!("../../../docs/checkpoint-format.md");
+        assert!(page.contains(include_str!("manifest.golden.json").trim_end()));
+        for name in crate::archive::FILES.iter().chain(&[crate::archive::IMAGES, MANIFEST, POD_OPTIONS, SHM])
+        {
+            assert!(page.contains(&format!("`{name}")), "{name} is not described");
+        }
+    }
+
     #[test]
     fn golden() {
         let golden = include_str!("manifest.golden.json");

@@ -52,7 +52,7 @@ pub const IMAGES: &str = "checkpoint";
 pub const DESCRIPTORS: &str = "descriptors.json";
 
 /// Files beside [`IMAGES`].
-const FILES: [&str; 10] =
+pub(crate) const FILES: [&str; 10] =
     [CONFIG, SPEC, STATUS, SHORT_STATUS, BIND_MOUNTS, ROOTFS_DIFF, DELETED, SHM, STATS, LOG];
 
 /// Counts and hashes what passes through.
