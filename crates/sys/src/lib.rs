@@ -15,6 +15,8 @@
 //! forever for a lock that another thread held. The shim and its helpers are; the daemon never forks and uses
 //! [`spawn`] instead.
 //!
+//! [`clone::aside`] is cheaper where no copy of the memory is wanted: it borrows the caller's while the caller waits.
+//!
 //! What this crate must not do: decide policy, format messages, or know what a pod is.
 
 #![allow(unsafe_code)]
