@@ -67,7 +67,7 @@ pub fn dump(options: &DumpOptions<'_>, cut: &mut dyn FnMut() -> bool) -> Result<
     let mut session = Session::start(options.criu, &place, options.deadline)?;
     session.shut_at_deadline(options.page_socket);
     let mut frozen = true;
-    let response = session.run(&request, &mut |_, point| {
+    let response = session.run_to_response(&request, &mut |_, point| {
         if point.name == "pre-dump" {
             frozen = cut();
         }
