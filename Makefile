@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-unit test-root e2e check critest demo bench clean
+.PHONY: help install build test test-unit test-root e2e kernels check critest demo bench clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -36,6 +36,10 @@ test-root: build ## run the tests of single crates that need root
 
 e2e: build ## run the end-to-end tests against target/bin
 	@hack/test e2e
+
+kernels: build ## run the kernel-dependent tests in virtual machines with Debian's kernels
+	@hack/install kernels
+	@hack/test kernels
 
 check: ## check format, lints, dependencies and documentation
 	@hack/install deny

@@ -19,6 +19,10 @@ import (
 	"meridian.dev/e2e/node"
 )
 
+// archives names a directory of OCI archives, IMAGE:TAG.tar, that serve where no registry runs: in hack/kernels'
+// virtual machines.
+const archives = "MERIDIAN_LAB_ARCHIVES"
+
 var (
 	registry string
 	shared   *node.Node
@@ -29,13 +33,19 @@ func inside(m *testing.M, options node.Options) (code int, err error) {
 	if Listing() {
 		return m.Run(), nil
 	}
-	if registry, err = hack("registry", "start", "lab-"+Name()); err != nil {
+	if os.Getenv(archives) != "" {
+		registry = "localhost"
+	} else if registry, err = hack("registry", "start", "lab-"+Name()); err != nil {
 		return 1, err
+	} else {
+		defer func() {
+			_, stop := hack("registry", "stop", "lab-"+Name())
+			err = errors.Join(err, stop)
+		}()
 	}
-	defer func() {
-		_, stop := hack("registry", "stop", "lab-"+Name())
-		err = errors.Join(err, stop)
-	}()
+	if options.Level == "" {
+		options.Level = os.Getenv("MERIDIAN_LAB_LOG")
+	}
 	if shared, err = NewNode("t", options); err != nil {
 		return 1, err
 	}
@@ -105,11 +115,31 @@ func Context(t testing.TB) context.Context {
 // Image pulls one of hack/images, once, and returns its id.
 func Image(t testing.TB, image string) string {
 	t.Helper()
+	if directory := os.Getenv(archives); directory != "" {
+		return load(t, filepath.Join(directory, image+".tar"), Reference(image))
+	}
 	id, err := shared.Pull(Context(t), Reference(image))
 	if err != nil {
 		t.Fatalf("pull %s: %v", image, err)
 	}
 	return id
+}
+
+func load(t testing.TB, archive, name string) string {
+	t.Helper()
+	ctx := Context(t)
+	for {
+		response, err := shared.Images.ImageStatus(ctx, &runtimeapi.ImageSpec{Image: name}, false)
+		if err != nil {
+			t.Fatalf("status of %s: %v", name, err)
+		}
+		if response.Image != nil {
+			return response.Image.Id
+		}
+		if _, err := shared.CLI(ctx, "image", "import", "--name", name, archive); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Clean takes a census now, and another after the test and its clean-ups: they must be equal. Call it first.

@@ -59,7 +59,7 @@ type Node struct {
 }
 
 // Ready is how long a daemon may take until it answers.
-const Ready = 10 * time.Second
+const Ready = 30 * time.Second
 
 // New prepares a node's directories and configuration; Start runs it.
 func New(options Options) (*Node, error) {

@@ -94,7 +94,8 @@ impl Joiner<'_> {
         for entrance in self.v1 {
             rustix::io::write(entrance, b"0").step("enter cgroup", "v1")?;
         }
-        let later = [Kind::User, Kind::Time];
+        // Where cgroup namespaces are borders (nsdelegate), nobody goes from outside of one to inside while in it.
+        let later = [Kind::User, Kind::Time, Kind::Cgroup];
         let kinds: Kinds = Kind::ALL.into_iter().filter(|kind| !later.contains(kind)).collect();
         // Joining one's own user namespace again is EINVAL.
         let kinds = kinds.with_if(Kind::User, self.sandbox.namespace(Kind::User).is_some());
@@ -117,6 +118,7 @@ impl Joiner<'_> {
         if let Some(time) = self.sandbox.time() {
             setns(time, Kind::Time).step("setns", "time")?;
         }
+        setns(self.container, Kind::Cgroup).step("setns", "cgroup")?;
         if self.sandbox.namespace(Kind::User).is_some() {
             credentials::become_root().step("become root of", "user namespace")?;
         }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Gid, StatVfsMountFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
-use sys::mount::{Attributes, Filesystem, Flags};
+use sys::mount::{Attributes, Filesystem, Flags, Propagation};
 
 use crate::catalogue::{Catalogue, Image};
 use crate::content::StoreError;
@@ -178,11 +178,7 @@ struct Overlay<'a> {
 impl Overlay<'_> {
     fn mount(&self, scratch: &Path) -> Result<OwnedFd, RootfsError> {
         match self.by_descriptor() {
-            Err(RootfsError::Overlay { source, .. })
-                if source.raw_os_error() == Some(Errno::INVAL.raw_os_error()) =>
-            {
-                self.by_path(scratch)
-            }
+            Err(RootfsError::Overlay { source, .. }) if is_too_old(&source) => self.by_path(scratch),
             mount => mount,
         }
     }
@@ -226,13 +222,23 @@ impl Overlay<'_> {
         let merged = attached.place(scratch, "merged", |path| {
             rustix::mount::mount("overlay", path, "overlay", MountFlags::empty(), Some(data.as_c_str()))
         })?;
-        sys::mount::clone_tree(CWD, &merged, false).map_err(|source| self.error("clone", None, source))
+        // Where the scratch directory is on a shared mount, so is what is mounted there, and pivot_root takes no such.
+        let private = Attributes { propagation: Some(Propagation::Private), ..Attributes::default() };
+        sys::mount::clone_tree(CWD, &merged, false)
+            .and_then(|clone| sys::mount::set_attributes(&clone, false, &private).map(|()| clone))
+            .map_err(|source| self.error("clone", None, source))
     }
 
     fn error(&self, step: &'static str, overlay: Option<&Filesystem>, source: Errno) -> RootfsError {
         let messages = overlay.map(Filesystem::messages).unwrap_or_default();
         RootfsError::Overlay { key: self.key.to_owned(), step, messages, source: source.into() }
     }
+}
+
+/// Before Linux 6.13 overlayfs takes no descriptors (EINVAL), and fsconfig(2) none of the `O_PATH` kind, as clones are
+/// (EBADF).
+fn is_too_old(answer: &io::Error) -> bool {
+    [Errno::INVAL, Errno::BADF].iter().any(|errno| answer.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Mounts for as long as they are needed to make another; top last.

@@ -12,7 +12,7 @@ use rustix::fs::{
     openat, symlinkat,
 };
 use sys::Errno;
-use sys::mount::{Filesystem, Flags, clone_tree};
+use sys::mount::{Filesystem, Flags};
 
 use super::device::{self, Device};
 use crate::{Failure, Sandbox};
@@ -94,13 +94,8 @@ pub fn null() -> sys::Result<OwnedFd> {
     open_null(&tmpfs_with_null()?)
 }
 
-/// A detached mount whose root is a null device.
-pub fn null_mount() -> sys::Result<OwnedFd> {
-    // A part of a detached mount can be cloned since Linux 6.15.
-    clone_tree(tmpfs_with_null()?, "null", false)
-}
-
-fn tmpfs_with_null() -> sys::Result<OwnedFd> {
+/// A filesystem that holds nothing but a null device, `null`.
+pub fn tmpfs_with_null() -> sys::Result<OwnedFd> {
     let flags = Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_NOEXEC;
     let tmpfs = Filesystem::open("tmpfs")?.set("size", "4k")?.mount(flags)?;
     make_node(&tmpfs, "null", 1, 3)?;

@@ -14,7 +14,7 @@ use namespaces::channel::{Channel, Step};
 use namespaces::{Kinds, NamespaceKind as Kind};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use sys::clone::{Options, fork};
-use sys::mount::{Flags, attach};
+use sys::mount::{Flags, attach, clone_tree};
 use sys::pidfd;
 use sys::root::Root;
 
@@ -66,7 +66,7 @@ pub fn stage(
 ) -> Result<Staged, CreateError> {
     let base = openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step("open staging directory", directory.to_string_lossy())?;
-    let mut stage = Stage { base, directory, trees: Vec::new(), external: Vec::new() };
+    let mut stage = Stage { base, directory, trees: Vec::new(), external: Vec::new(), null: None };
     let root = fds.take("rootfs_fd", plan.rootfs_fd)?;
     stage.place("root", &root, false)?;
     stage.trees.push(("/".into(), root));
@@ -95,6 +95,8 @@ struct Stage<'a> {
     /// Trees in which later targets may lie, by destination, in the order of mounting.
     trees: Vec<(PathBuf, OwnedFd)>,
     external: Vec<External>,
+    /// A mounted filesystem with the null device that masks files.
+    null: Option<OwnedFd>,
 }
 
 impl Stage<'_> {
@@ -169,8 +171,19 @@ impl Stage<'_> {
         let Ok(found) = root.locate(path) else { return Ok(()) };
         let directory =
             FileType::from_raw_mode(fstat(&found).step("stat", &object)?.st_mode) == FileType::Directory;
-        let tree = if directory { mask::empty() } else { dev::null_mount() };
-        self.add(path, tree.step("mask", &object)?, !directory)
+        let tree = if directory { mask::empty().step("mask", &object)? } else { self.null_device()? };
+        self.add(path, tree, !directory)
+    }
+
+    /// A detached mount whose root is a null device. Only what is attached can be cloned before Linux 6.15.
+    fn null_device(&mut self) -> Result<OwnedFd, Failure> {
+        if self.null.is_none() {
+            let tmpfs = dev::tmpfs_with_null().step("mount tmpfs", "null")?;
+            self.place("null", &tmpfs, false)?;
+            self.null = Some(tmpfs);
+        }
+        let tmpfs = self.null.as_ref().expect("made just above");
+        clone_tree(tmpfs, "null", false).step("clone", "null")
     }
 }
 

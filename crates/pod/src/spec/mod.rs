@@ -10,6 +10,7 @@
 //! Syntax was checked at the door (crate cri, `check`). What is checked here needs the node: a path that must
 //! exist, a user that the image must know, a capability that this daemon must hold.
 
+mod apparmor;
 pub(crate) mod cgroup;
 mod default_seccomp;
 pub(crate) mod devices;
@@ -88,6 +89,8 @@ pub enum SpecError {
     Target { id: String },
     #[error("linux.security_context.apparmor: this node has no AppArmor to load profile {profile:?} with")]
     NoAppArmor { profile: String },
+    #[error("linux.security_context.apparmor: profile {profile:?} is not loaded on this node")]
+    AppArmorProfile { profile: String },
     #[error(transparent)]
     Seccomp(#[from] ProfileError),
     #[error("the specification cannot be written")]
@@ -97,9 +100,10 @@ pub enum SpecError {
 impl Classify for SpecError {
     fn class(&self) -> Class {
         match self {
-            Self::CapabilityNotHeld { .. } | Self::NoAppArmor { .. } | Self::Propagation { .. } => {
-                Class::FailedPrecondition
-            }
+            Self::CapabilityNotHeld { .. }
+            | Self::NoAppArmor { .. }
+            | Self::AppArmorProfile { .. }
+            | Self::Propagation { .. } => Class::FailedPrecondition,
             Self::ImageVolume { .. } => Class::Unimplemented,
             Self::Serialise(_) => Class::Internal,
             Self::Volume { source, .. } | Self::Device { source, .. } | Self::AccountFile { source, .. } => {
@@ -220,7 +224,7 @@ fn process_of(
     process.set_capabilities(Some(sets));
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(context.no_new_privs));
-    process.set_apparmor_profile(apparmor_profile(context)?);
+    process.set_apparmor_profile(apparmor::profile(context)?);
     process.set_selinux_label(selinux::label(context.selinux_options.as_ref()));
     process.set_oom_score_adj(resources(input.container).and_then(|r| i32::try_from(r.oom_score_adj).ok()));
     Ok(process)
@@ -306,20 +310,6 @@ fn seccomp_profile(context: &LinuxContainerSecurityContext) -> Option<SecurityPr
         (None, "runtime/default" | "docker/default") => profile(ProfileType::RuntimeDefault, ""),
         (None, "" | "unconfined") => None,
         (None, path) => profile(ProfileType::Localhost, path.strip_prefix("localhost/").unwrap_or(path)),
-    }
-}
-
-/// The AppArmor profile to run under. The default one needs AppArmor in the kernel and is nothing without.
-fn apparmor_profile(context: &LinuxContainerSecurityContext) -> Result<Option<String>, SpecError> {
-    let Some(profile) = context.apparmor.as_ref().filter(|_| !context.privileged) else { return Ok(None) };
-    if profile.profile_type != ProfileType::Localhost as i32 {
-        return Ok(None);
-    }
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
-    if enabled.is_ok_and(|text| text.trim() == "Y") {
-        Ok(Some(profile.localhost_ref.clone()))
-    } else {
-        Err(SpecError::NoAppArmor { profile: profile.localhost_ref.clone() })
     }
 }
 
