@@ -235,10 +235,11 @@ impl Overlay<'_> {
     }
 }
 
-/// Before Linux 6.13 overlayfs takes no descriptors (EINVAL), and fsconfig(2) none of the `O_PATH` kind, as clones are
-/// (EBADF).
+/// Before Linux 6.13 overlayfs takes no descriptors (EINVAL, before 6.5 EOPNOTSUPP), and fsconfig(2) none that are
+/// `O_PATH`, as clones are (EBADF).
 fn is_too_old(answer: &io::Error) -> bool {
-    [Errno::INVAL, Errno::BADF].iter().any(|errno| answer.raw_os_error() == Some(errno.raw_os_error()))
+    let answers = [Errno::INVAL, Errno::BADF, Errno::OPNOTSUPP];
+    answers.iter().any(|errno| answer.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Mounts for as long as they are needed to make another; top last.
