@@ -4,6 +4,7 @@
 package kernels
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,8 +16,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
-		println("skipped: this machine is not on cgroup v2 alone; hack/kernels runs these tests")
+	if os.Getenv("MERIDIAN_LAB_ARCHIVES") == "" {
+		fmt.Println("left to hack/kernels, whose machines have what these tests need")
 		return
 	}
 	lab.Main(m)
