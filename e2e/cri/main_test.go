@@ -18,10 +18,18 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"meridian.dev/e2e/lab"
+	"meridian.dev/e2e/node"
 	"meridian.dev/e2e/pair"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+// metricsAddress is free in every world of this package.
+const metricsAddress = "127.0.0.1:9177"
+
+func TestMain(m *testing.M) {
+	lab.MainWith(m, func() node.Options {
+		return node.Options{Extra: "[metrics]\nlisten = \"" + metricsAddress + "\"\n"}
+	})
+}
 
 // pod runs a sandbox under a census.
 func pod(t *testing.T, options ...func(*runtimeapi.PodSandboxConfig)) *lab.Pod {

@@ -99,7 +99,8 @@ func New(options Options) (*Node, error) {
 var configuration = template.Must(template.New("config.toml").Funcs(template.FuncMap{"toml": func(list []string) string {
 	text, _ := json.Marshal(list) // a JSON array of strings is a TOML one
 	return string(text)
-}}).Parse(`[network]
+}}).Parse(`log = "{{.Level}}"
+[network]
 bridge = "{{.Bridge}}"
 subnet4 = "10.{{.Subnet}}.0.0/16"
 subnet6 = "fd00:{{.Subnet}}::/64"
@@ -132,7 +133,7 @@ func (n *Node) Start(ctx context.Context) error {
 	}
 	defer log.Close()
 	arguments := append(append([]string{}, n.Wrap...), Binary("meridiand"), "--config", n.Config(),
-		"--root", n.Root, "--run", n.Run, "--socket", n.Socket, "--log", n.Level)
+		"--root", n.Root, "--run", n.Run, "--socket", n.Socket)
 	n.daemon = exec.Command(arguments[0], arguments[1:]...)
 	n.daemon.Stdout, n.daemon.Stderr = log, log
 	n.daemon.Env = append(os.Environ(), n.Environment...)

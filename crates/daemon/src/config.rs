@@ -9,9 +9,15 @@ use std::path::{Path, PathBuf};
 
 use network::NetworkConfig;
 use serde::Deserialize;
+use tracing_subscriber::filter::Targets;
 
 /// Read when no other file is named; may be absent.
 const DEFAULT_FILE: &str = "/etc/meridian/config.toml";
+
+/// Every key with its default and what it means; the file that is installed as an example.
+pub const EXAMPLE: &str = include_str!("../../../hack/config.toml");
+
+const LEVELS: &str = "error, warn, info, debug or trace; per crate as in \"info,pod=debug\"";
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +54,7 @@ pub enum ConfigError {
 }
 
 /// Everything an operator can choose.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The pod network.
@@ -61,12 +67,16 @@ pub struct Config {
     pub peer: Option<Peer>,
     /// Where pods' cgroups are.
     pub cgroup: Cgroup,
+    /// Figures for Prometheus; absent: nothing listens.
+    pub metrics: Option<Metrics>,
+    /// What is logged; absent: `info`.
+    pub log: Option<String>,
     /// The shim's executable; absent: `meridian-shim` beside the daemon's.
     pub shim: Option<PathBuf>,
 }
 
 /// Section `[criu]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Criu {
     /// Program and first arguments.
@@ -80,7 +90,7 @@ impl Default for Criu {
 }
 
 /// Section `[image]`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Image {
     /// Asked before the registry that a reference names, in order.
@@ -92,7 +102,7 @@ pub struct Image {
 }
 
 /// One `[[image.mirror]]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
     /// Registry of the reference, as HOST or HOST:PORT.
@@ -102,7 +112,7 @@ pub struct Mirror {
 }
 
 /// Section `[peer]`; all keys are needed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
     /// Where other nodes' daemons connect.
@@ -115,8 +125,16 @@ pub struct Peer {
     pub ca: PathBuf,
 }
 
+/// Section `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `/metrics` is served over plain HTTP to whoever can connect.
+    pub listen: SocketAddr,
+}
+
 /// Section `[cgroup]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cgroup {
     /// Parent of the pods whose request names none; from the hierarchy's root.
@@ -152,6 +170,25 @@ impl Config {
         }
     }
 
+    /// What is logged, if the file says so.
+    pub fn log_targets(&self) -> Option<Targets> {
+        self.log.as_ref().and_then(|log| log.parse().ok())
+    }
+
+    /// The keys and sections that differ and are read at start only.
+    pub fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
+        let same = [
+            ("network", self.network == new.network),
+            ("criu", self.criu == new.criu),
+            ("image.pinned", self.image.pinned == new.image.pinned),
+            ("peer", self.peer == new.peer),
+            ("cgroup", self.cgroup == new.cgroup),
+            ("metrics", self.metrics == new.metrics),
+            ("shim", self.shim == new.shim),
+        ];
+        same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
+    }
+
     fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
         if self.criu.command.first().is_none_or(String::is_empty) {
             let value = format!("{:?}", self.criu.command);
@@ -178,6 +215,9 @@ impl Config {
         }
         if let Some(registry) = self.image.insecure.iter().find(|registry| !is_registry(registry)) {
             return Err(("image.insecure", registry.clone(), "HOST or HOST:PORT"));
+        }
+        if let Some(log) = self.log.as_ref().filter(|log| log.parse::<Targets>().is_err()) {
+            return Err(("log", log.clone(), LEVELS));
         }
         if let Some(shim) = self.shim.as_ref().filter(|shim| !shim.is_absolute()) {
             return Err(("shim", shim.display().to_string(), "an absolute path"));
@@ -221,11 +261,10 @@ mod tests {
 
     #[test]
     fn the_example_shows_the_defaults_and_valid_comments() {
-        let example = include_str!("../../../hack/config.toml");
-        let shown = parse(example).unwrap();
+        let shown = parse(EXAMPLE).unwrap();
         let default = Config::default();
         assert_eq!(format!("{shown:?}"), format!("{default:?}"));
-        let everything: String = example
+        let everything: String = EXAMPLE
             .lines()
             .map(|line| {
                 line.strip_prefix("# ")
@@ -235,7 +274,12 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect();
         let everything = parse(&everything).unwrap();
-        assert!(everything.peer.is_some() && everything.image.mirror.len() == 1 && everything.shim.is_some());
+        assert!(
+            everything.peer.is_some()
+                && everything.metrics.is_some()
+                && everything.image.mirror.len() == 1
+                && everything.shim.is_some()
+        );
     }
 
     #[test]
@@ -293,6 +337,7 @@ mod tests {
                 "[[image.mirror]]\nhost = \"x\"\nendpoint = \"y\"",
                 "image.mirror.endpoint is \"y\", but must be a URL",
             ),
+            ("log = \"loud\"", "log is \"loud\", but must be error, warn"),
             ("shim = \"shim\"", "shim is \"shim\", but must be an absolute path"),
             ("[network", "c.toml"),
         ] {
@@ -305,5 +350,13 @@ mod tests {
     fn only_a_named_file_must_exist() {
         let error = Config::load(Some(Path::new("/nonexistent/c.toml"))).unwrap_err().to_string();
         assert_eq!(error, "read configuration /nonexistent/c.toml");
+    }
+
+    #[test]
+    fn a_change_that_waits_for_the_next_start_is_named() {
+        let old = parse("[network]\nmtu = 1400\n[image]\ninsecure = [\"a\"]").unwrap();
+        let new = parse("log = \"debug\"\n[network]\nmtu = 1500\n[cgroup]\nroot = \"/x\"").unwrap();
+        assert_eq!(old.fixed_changes(&new), ["network", "cgroup"]);
+        assert!(new.fixed_changes(&new).is_empty());
     }
 }

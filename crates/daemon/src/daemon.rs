@@ -11,12 +11,15 @@ use crate::config::{Config, ConfigError};
 use crate::deadline::Deadline;
 use crate::exclusive::{Claim, ClaimError};
 use crate::flags::Flags;
+use crate::logging::Logging;
 use crate::memory;
 use crate::meridian::Meridian;
+use crate::metrics::{self, Metrics};
 use crate::migrate::{self, Migrations};
 use crate::node::{Node, OpenError, abilities};
 use crate::notify::{READY, STOPPING, notify};
 use crate::probe;
+use crate::reload::Reload;
 use crate::server::{MESSAGE_LIMIT, builder, connections};
 use crate::shutdown::{GRACE, LAST_WORDS, Signals};
 use crate::socket::{SocketError, listen};
@@ -39,6 +42,8 @@ pub enum RunError {
     Threads(#[source] io::Error),
     #[error("catch signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Metrics(#[from] metrics::ListenError),
     #[error("serve on the socket")]
     Serve(#[source] io::Error),
     #[error("serve gRPC")]
@@ -46,15 +51,18 @@ pub enum RunError {
 }
 
 /// Runs until a signal asks to end.
-pub fn run(flags: &Flags) -> Result<(), RunError> {
+pub fn run(flags: &Flags, logging: Logging) -> Result<(), RunError> {
     let config = Config::load(flags.config.as_deref())?;
+    if flags.log.is_none() {
+        logging.set(config.log_targets());
+    }
     let _root = Claim::take(&flags.root)?;
     let _run = Claim::take(&flags.run)?;
     let features = probe::run(&flags.root, &config.criu.command, config.network.masquerade);
     report(&features);
     memory::share_heaps();
     let runtime = runtime().map_err(RunError::Threads)?;
-    let served = runtime.block_on(serve(flags, &config, features));
+    let served = runtime.block_on(serve(flags, config, features, logging));
     // Blocking work whose caller is gone does not hold up the end.
     runtime.shutdown_background();
     served
@@ -84,19 +92,29 @@ fn report(features: &[Feature]) {
     }
 }
 
-async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result<(), RunError> {
+async fn serve(
+    flags: &Flags,
+    config: Config,
+    features: Vec<Feature>,
+    logging: Logging,
+) -> Result<(), RunError> {
     let mut signals = Signals::catch().map_err(RunError::Signals)?;
     let socket = flags.socket.clone().unwrap_or_else(|| flags.run.join("meridian.sock"));
     // Clients that come while pods are recovered wait for their answer instead of finding no daemon.
     let listener = listen(&socket)?;
-    let node = Node::open(flags, config, &features).await.inspect_err(|_| remove(&socket))?;
-    let abilities = abilities(flags, config, &features);
+    let node = Node::open(flags, &config, &features).await.inspect_err(|_| remove(&socket))?;
+    let abilities = abilities(flags, &config, &features);
     let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), abilities);
     let image_service = cri::image_service(node.pods.clone(), node.images.clone());
     let migrations = match &config.peer {
         Some(peer) => Some(Migrations::open(peer, &flags.root, node.pods.clone()).await?),
         None => None,
     };
+    let metrics = Metrics::new(node.pods.clone(), node.images.clone());
+    if let Some(section) = &config.metrics {
+        metrics::serve(section.listen, metrics.clone()).await?;
+    }
+    let mut reload = Reload::new(flags, logging, node.images.clone(), config);
     let meridian = Meridian::new(node, flags.root.clone(), features, migrations);
     let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
     let connections = connections(listener).map_err(RunError::Serve)?;
@@ -104,7 +122,7 @@ async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result
     let calls = Calls::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = builder()
-        .layer(RpcSpan { calls: calls.clone() })
+        .layer(RpcSpan { calls: calls.clone(), rpcs: metrics.rpcs() })
         .layer(Deadline)
         .add_service(runtime_service)
         .add_service(image_service)
@@ -117,7 +135,7 @@ async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result
     notify(READY);
     tokio::select! {
         ended = &mut server => return Ok(ended.map_err(|panic| RunError::Serve(panic.into()))??),
-        signal = signals.end() => tracing::info!(signal, "ending; pods run on"),
+        signal = signals.end(|| reload.run()) => tracing::info!(signal, "ending; pods run on"),
     }
     notify(STOPPING);
     let _ = stop.send(());
@@ -125,7 +143,7 @@ async fn serve(flags: &Flags, config: &Config, features: Vec<Feature>) -> Result
     tokio::select! {
         () = calls.none() => {}
         () = tokio::time::sleep(GRACE) => tracing::warn!(seconds = GRACE.as_secs(), "calls under way were cut off"),
-        signal = signals.end() => tracing::warn!(signal, "asked again: calls under way were cut off"),
+        signal = signals.end(|| ()) => tracing::warn!(signal, "asked again: calls under way were cut off"),
     }
     // Answers are written; connections that clients keep open are not waited for.
     let _ = tokio::time::timeout(LAST_WORDS, server).await;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::Targets;
 
 /// The Kubernetes container runtime whose pods can move.
 #[derive(Debug, Parser)]
@@ -25,8 +26,10 @@ pub struct Flags {
     pub socket: Option<PathBuf>,
 
     /// error, warn, info, debug or trace; per crate as in "info,pod=debug"
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log: tracing_subscriber::filter::Targets,
+    ///
+    /// Stronger than the configuration, which may change it while the daemon runs [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<Targets>,
 
     /// How log lines are written to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -35,6 +38,29 @@ pub struct Flags {
     /// Where the shim is; stronger than the configuration
     #[arg(long, value_name = "FILE", env = "MERIDIAN_SHIM", hide = true)]
     pub shim: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What is done instead of running the daemon.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Work with configuration files; needs no daemon
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// `meridiand config ...`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every key with its default and what it means
+    Default,
+    /// Tell whether the daemon would accept a file
+    Check {
+        /// Configuration file (TOML)
+        file: PathBuf,
+    },
 }
 
 /// How log lines are written.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! flags, config ─▶ claims (root, run) ─▶ probe ─▶ images, network, pods (recovery) ─▶ socket ─▶ READY
+//! SIGHUP  ─▶ configuration read again: log level and mirrors at once, what waits for a restart is named
 //! SIGTERM ─▶ no new calls ─▶ those under way end, within 30 s ─▶ exit; pods run on
 //! ```
 //!
@@ -18,30 +19,57 @@ mod flags;
 mod logging;
 mod memory;
 mod meridian;
+mod metrics;
 mod migrate;
 mod node;
 mod notify;
 mod probe;
+mod reload;
 mod server;
 mod shutdown;
 mod socket;
 mod span;
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use config::{Config, EXAMPLE};
+use flags::{Command, ConfigCommand};
 
 fn main() -> ExitCode {
     let flags = flags::Flags::parse();
-    logging::start(flags.log.clone(), flags.log_format);
-    match daemon::run(&flags) {
+    if let Some(Command::Config(command)) = &flags.command {
+        return configuration(command);
+    }
+    let logging = logging::start(flags.log.clone(), flags.log_format);
+    match daemon::run(&flags, logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// `meridiand config ...`: answers on standard output, complaints on standard error.
+fn configuration(command: &ConfigCommand) -> ExitCode {
+    let answer = match command {
+        ConfigCommand::Default => Ok(EXAMPLE.to_owned()),
+        ConfigCommand::Check { file } => {
+            Config::load(Some(file)).map(|_| format!("{}: the daemon would accept this\n", file.display()))
+        }
+    };
+    match answer {
+        // A reader that went away has what it wanted.
+        Ok(text) => drop(std::io::stdout().write_all(text.as_bytes())),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "meridiand: {}", chain(&error));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// An error with its sources, on one line.

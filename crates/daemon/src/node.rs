@@ -45,10 +45,15 @@ impl Node {
 }
 
 fn image_config(flags: &Flags, config: &Config) -> ImageConfig {
-    let mirrors = config.image.mirror.iter();
-    let mirrors = mirrors.map(|m| Mirror { host: m.host.clone(), endpoint: m.endpoint.clone() }).collect();
+    let mirrors = mirrors(config);
     let (insecure, pinned) = (config.image.insecure.clone(), config.image.pinned.clone());
     ImageConfig { root: flags.root.clone(), mirrors, insecure, pinned, ..ImageConfig::default() }
+}
+
+/// What is asked before the registries themselves.
+pub fn mirrors(config: &Config) -> Vec<Mirror> {
+    let mirrors = config.image.mirror.iter();
+    mirrors.map(|m| Mirror { host: m.host.clone(), endpoint: m.endpoint.clone() }).collect()
 }
 
 fn pods_config(flags: &Flags, config: &Config, features: &[Feature]) -> Result<PodsConfig, OpenError> {

@@ -11,7 +11,7 @@ pub const GRACE: Duration = Duration::from_secs(30);
 /// How long the last answers may take to leave.
 pub const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// SIGTERM and SIGINT, each asking to end; SIGHUP, which asks for nothing yet.
+/// SIGTERM and SIGINT, each asking to end; SIGHUP, which asks to read the configuration again.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -32,13 +32,13 @@ impl Signals {
         })
     }
 
-    /// The next request to end.
-    pub async fn end(&mut self) -> &'static str {
+    /// The next request to end; `hangup` is called for each SIGHUP before it.
+    pub async fn end(&mut self, mut hangup: impl FnMut()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => tracing::info!("SIGHUP: the configuration is read at start only"),
+                _ = self.hangup.recv() => hangup(),
             }
         }
     }

@@ -7,8 +7,11 @@ use std::time::Instant;
 
 use http::{Request, Response};
 use tokio::sync::watch;
+use tonic::Code;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
+
+use crate::metrics::Rpcs;
 
 /// The calls under way.
 #[derive(Debug, Clone, Default)]
@@ -34,13 +37,14 @@ pub struct Call(#[expect(dead_code, reason = "held to be counted")] watch::Recei
 #[derive(Debug, Clone)]
 pub struct RpcSpan {
     pub calls: Calls,
+    pub rpcs: Rpcs,
 }
 
 impl<S> Layer<S> for RpcSpan {
     type Service = InSpan<S>;
 
     fn layer(&self, inner: S) -> InSpan<S> {
-        InSpan { inner, calls: self.calls.clone() }
+        InSpan { inner, calls: self.calls.clone(), rpcs: self.rpcs.clone() }
     }
 }
 
@@ -49,6 +53,7 @@ impl<S> Layer<S> for RpcSpan {
 pub struct InSpan<S> {
     inner: S,
     calls: Calls,
+    rpcs: Rpcs,
 }
 
 impl<S, B, R> Service<Request<B>> for InSpan<S>
@@ -65,7 +70,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let span = span(request.uri().path());
+        let rpc = name(request.uri().path());
+        let span = span(&rpc);
+        let rpcs = self.rpcs.clone();
         let call = self.calls.enter();
         let answer = self.inner.call(request);
         let timed = async move {
@@ -73,7 +80,8 @@ where
             let started = Instant::now();
             let answer = answer.await;
             if let Ok(answer) = &answer {
-                finish(answer, started);
+                let code = finish(answer, started);
+                rpcs.answered(rpc, code, started.elapsed());
             }
             answer
         };
@@ -82,18 +90,25 @@ where
 }
 
 /// `/runtime.v1.RuntimeService/RunPodSandbox` is the RPC RunPodSandbox.
-fn span(path: &str) -> Span {
-    let rpc = path.rsplit('/').next().unwrap_or(path);
+fn name(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).to_owned()
+}
+
+fn span(rpc: &str) -> Span {
     tracing::info_span!("rpc", rpc, pod = field::Empty, container = field::Empty, migration = field::Empty)
 }
 
 /// An error that a handler returns at once has its code in the header; a stream's comes later and is its own to log.
-fn finish<R>(answer: &Response<R>, started: Instant) {
+fn finish<R>(answer: &Response<R>, started: Instant) -> Code {
     let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     match tonic::Status::from_header_map(answer.headers()) {
-        None => tracing::debug!(elapsed_us, "answered"),
+        None => {
+            tracing::debug!(elapsed_us, "answered");
+            Code::Ok
+        }
         Some(status) => {
             tracing::info!(elapsed_us, code = ?status.code(), message = status.message(), "refused");
+            status.code()
         }
     }
 }

@@ -50,7 +50,7 @@ mod unpack;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub use catalogue::Image;
 pub use content::StoreError;
@@ -149,7 +149,7 @@ pub struct Images {
 struct Inner {
     config: ImageConfig,
     store: Arc<Store>,
-    registries: Registries,
+    registries: RwLock<Arc<Registries>>,
     pinned: Vec<String>,
 }
 
@@ -166,7 +166,19 @@ impl Images {
                 .map_err(OpenError::Registries)?;
         let full = |name: &String| name.parse::<Reference>().map(|reference| reference.to_string());
         let pinned = config.pinned.iter().map(full).collect::<Result<_, _>>()?;
+        let registries = RwLock::new(Arc::new(registries));
         Ok(Self { inner: Arc::new(Inner { config, store: Arc::new(store), registries, pinned }) })
+    }
+
+    /// Asks these mirrors, and these registries over plain HTTP, from now on; pulls under way end as they began.
+    ///
+    /// # Errors
+    /// See [`OpenError::Registries`]; what was configured before stays.
+    pub fn reconfigure(&self, mirrors: Vec<Mirror>, insecure: Vec<String>) -> Result<(), OpenError> {
+        let registries = Registries::new(mirrors, insecure, self.inner.config.limits.clone());
+        let registries = Arc::new(registries.map_err(OpenError::Registries)?);
+        *self.inner.registries.write().unwrap_or_else(PoisonError::into_inner) = registries;
+        Ok(())
     }
 
     /// Makes sure that the image `reference` names in its registry now is here. Dropping the future cancels.
@@ -175,7 +187,8 @@ impl Images {
     /// See [`PullError::class`]; nothing is changed then.
     pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<ImageId, PullError> {
         let Inner { config, store, registries, .. } = &*self.inner;
-        pull::pull(store, registries, reference, auth, &config.limits).await
+        let registries = Arc::clone(&registries.read().unwrap_or_else(PoisonError::into_inner));
+        pull::pull(store, &registries, reference, auth, &config.limits).await
     }
 
     /// Imports the images of an OCI layout in a tar or of a docker-save archive, compressed or not; returns the names

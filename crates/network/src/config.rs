@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use crate::subnet::{BridgeName, Subnet4, Subnet6};
 
 /// Section `[network]` of the daemon's configuration. All keys are optional.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Name of the bridge; two daemons in one network namespace need two.
