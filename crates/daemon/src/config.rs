@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use network::NetworkConfig;
 use serde::Deserialize;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Read when no other file is named; may be absent.
 const DEFAULT_FILE: &str = "/etc/meridian/config.toml";
@@ -216,7 +216,7 @@ impl Config {
         if let Some(registry) = self.image.insecure.iter().find(|registry| !is_registry(registry)) {
             return Err(("image.insecure", registry.clone(), "HOST or HOST:PORT"));
         }
-        if let Some(log) = self.log.as_ref().filter(|log| log.parse::<Targets>().is_err()) {
+        if let Some(log) = self.log.as_ref().filter(|log| !is_log(log)) {
             return Err(("log", log.clone(), LEVELS));
         }
         if let Some(shim) = self.shim.as_ref().filter(|shim| !shim.is_absolute()) {
@@ -229,6 +229,13 @@ impl Config {
 fn is_cgroup_path(path: &str) -> bool {
     let Some(below) = path.strip_prefix('/') else { return false };
     below.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n']))
+}
+
+/// A word alone must be a level: it would be taken for a crate whose name nobody has, and silence all.
+fn is_log(log: &str) -> bool {
+    let words_are_levels =
+        log.split(',').all(|part| part.contains('=') || part.parse::<LevelFilter>().is_ok());
+    words_are_levels && log.parse::<Targets>().is_ok()
 }
 
 fn is_registry(host: &str) -> bool {
@@ -337,6 +344,7 @@ mod tests {
                 "[[image.mirror]]\nhost = \"x\"\nendpoint = \"y\"",
                 "image.mirror.endpoint is \"y\", but must be a URL",
             ),
+            ("log = \"pod=loud\"", "log is \"pod=loud\", but must be error, warn"),
             ("log = \"loud\"", "log is \"loud\", but must be error, warn"),
             ("shim = \"shim\"", "shim is \"shim\", but must be an absolute path"),
             ("[network", "c.toml"),
