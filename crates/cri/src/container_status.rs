@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use api::cri::v1::{
     ContainerResources, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ContainerUser,
-    LinuxContainerUser,
+    LinuxContainerUser, Mount,
 };
 use image::Images;
 use pod::Pods;
@@ -46,13 +46,24 @@ pub(crate) fn of(images: &Images, c: &pod::Container) -> ContainerStatus {
         message: s.message.clone(),
         labels: m.config.labels.clone(),
         annotations: m.config.annotations.clone(),
-        mounts: m.config.mounts.clone(),
+        mounts: mounts(m),
         log_path: m.log_path.display().to_string(),
         resources: Some(ContainerResources { linux: linux.and_then(|l| l.resources.clone()), windows: None }),
         image_id: m.image_id.clone(),
         user: Some(ContainerUser { linux: Some(user(&m.user)) }),
         stop_signal: signal::name(m.stop_signal).into(),
     }
+}
+
+/// The mounts that were asked for; those of images with the id of the image that is mounted (KEP-5365).
+fn mounts(m: &pod::Metadata) -> Vec<Mount> {
+    let mut mounts = m.config.mounts.clone();
+    for mount in &mut mounts {
+        if let (Some(image), Some(id)) = (&mut mount.image, m.volume_images.get(&mount.container_path)) {
+            image.image_ref.clone_from(id);
+        }
+    }
+    mounts
 }
 
 fn user(user: &pod::User) -> LinuxContainerUser {

@@ -97,6 +97,8 @@ fn code(class: Class) -> Code {
         Class::DataLoss => Code::DataLoss,
         Class::DeadlineExceeded => Code::DeadlineExceeded,
         Class::Unimplemented => Code::Unimplemented,
+        // As for a failed pull: the kubelet reads the text of code Unknown.
+        Class::ImageVolume => Code::Unknown,
         Class::Internal => Code::Internal,
     }
 }

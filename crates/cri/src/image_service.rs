@@ -44,11 +44,13 @@ impl ImageService for ImageStore {
     }
 
     async fn remove_image(&self, r: Request<RemoveImageRequest>) -> Reply<RemoveImageResponse> {
-        answer("RemoveImage", image_remove::remove(&self.pods, &self.images, r.into_inner())).await
+        answer("RemoveImage", image_remove::remove(&self.images, r.into_inner())).await
     }
 
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Reply<ImageFsInfoResponse> {
-        Ok(Response::new(image_fs_info::fs_info(&self.images)))
+        let (pods, images) = (self.pods.clone(), self.images.clone());
+        let work = tokio::task::spawn_blocking(move || image_fs_info::fs_info(&pods, &images));
+        Ok(Response::new(work.await.map_err(|error| Failure::of_image_store(&error))?))
     }
 
     async fn stream_images(&self, _: Request<StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {

@@ -30,6 +30,9 @@ pub struct Image {
     pub layers: Vec<ChainId>,
     /// What it says about how to run it. From the registry: checked for shape, not for sense.
     pub config: ImageConfiguration,
+    /// It is an OCI artifact: its layers can be a volume, but no container's root; its id is its manifest's digest.
+    #[serde(default)]
+    pub artifact: bool,
     /// Blobs that belong to it: configuration and manifests.
     pub(crate) documents: BTreeSet<Digest>,
     /// Gone from the list, but perhaps still used by a container.
@@ -193,6 +196,7 @@ mod tests {
             size: 1,
             layers: layers.iter().map(|l| ChainId::from(Digest::of(l.as_bytes()))).collect(),
             config: ImageConfiguration::default(),
+            artifact: false,
             removed: false,
         }
     }

@@ -19,8 +19,8 @@ use crate::unpack::{self, UnpackError, Unpacked};
 pub(crate) struct Expected {
     /// Digest and length of the blob; unknown for docker-save archives, which have only diff ids.
     pub(crate) blob: Option<(Digest, u64)>,
-    /// Digest of the uncompressed archive, from the image's configuration.
-    pub(crate) diff_id: DiffId,
+    /// Digest of the uncompressed archive, from the image's configuration; artifacts list none.
+    pub(crate) diff_id: Option<DiffId>,
 }
 
 /// Why a layer's content was not accepted.
@@ -103,9 +103,34 @@ pub(crate) fn unpack(
     consume(blob, expected, limits, |content| unpack::unpack(content, root, limits))
 }
 
+/// Writes a blob as it is, as the file `path`, into the empty directory `root`.
+pub(crate) fn file(
+    blob: impl Read,
+    expected: &Expected,
+    path: &str,
+    root: BorrowedFd<'_>,
+    limits: &Limits,
+) -> Result<Unpacked, LayerError> {
+    let (_, size) = expected.blob.as_ref().ok_or(LayerError::Missing)?;
+    let mut blob = Hashing::new(blob.take(most(expected)));
+    let outcome = unpack::file(&mut blob, path, *size, root, limits).map_err(LayerError::unpacking);
+    match outcome {
+        Err(error @ (LayerError::Fetch(_) | LayerError::Limit(_))) => Err(error),
+        outcome => check_blob(blob, expected).and(outcome),
+    }
+}
+
 /// Checks a blob whose content is here already.
 pub(crate) fn verify(blob: impl Read, expected: &Expected, limits: &Limits) -> Result<(), LayerError> {
-    consume(blob, expected, limits, |_| Ok(()))
+    match &expected.diff_id {
+        Some(_) => consume(blob, expected, limits, |_| Ok(())),
+        None => check_blob(Hashing::new(blob.take(most(expected))), expected),
+    }
+}
+
+/// Bytes that are read of a blob: one more than it should have.
+fn most(expected: &Expected) -> u64 {
+    expected.blob.as_ref().map_or(u64::MAX, |(_, size)| size.saturating_add(1))
 }
 
 fn consume<R: Read, T>(
@@ -114,28 +139,28 @@ fn consume<R: Read, T>(
     limits: &Limits,
     consumer: impl FnOnce(&mut Hashing<Decompressed<io::Take<R>>>) -> Result<T, UnpackError>,
 ) -> Result<T, LayerError> {
-    let most = expected.blob.as_ref().map_or(u64::MAX, |(_, size)| size.saturating_add(1));
-    let content = Decompressed::new(blob.take(most), limits).map_err(LayerError::reading)?;
+    let content = Decompressed::new(blob.take(most(expected)), limits).map_err(LayerError::reading)?;
     let mut content = Hashing::new(content);
     let outcome = consumer(&mut content).map_err(LayerError::unpacking);
     let outcome = outcome.and_then(|made| Ok((made, content.drain().map_err(LayerError::reading)?)));
     match outcome {
         Ok((made, diff)) => {
-            check_blob(content.into_inner(), expected)?;
-            match diff == *expected.diff_id.digest() {
-                true => Ok(made),
-                false => Err(LayerError::DiffId { expected: expected.diff_id.clone(), actual: diff }),
+            check_blob(content.into_inner().into_blob(), expected)?;
+            match &expected.diff_id {
+                Some(expected) if diff != *expected.digest() => {
+                    Err(LayerError::DiffId { expected: expected.clone(), actual: diff })
+                }
+                _ => Ok(made),
             }
         }
         Err(error @ (LayerError::Fetch(_) | LayerError::Limit(_))) => Err(error),
         // A damaged blob is reported as what it is rather than by what was stumbled over in it.
-        Err(error) => Err(check_blob(content.into_inner(), expected).err().unwrap_or(error)),
+        Err(error) => Err(check_blob(content.into_inner().into_blob(), expected).err().unwrap_or(error)),
     }
 }
 
-fn check_blob<R: Read>(decompressed: Decompressed<R>, expected: &Expected) -> Result<(), LayerError> {
+fn check_blob<R: Read>(mut blob: Hashing<R>, expected: &Expected) -> Result<(), LayerError> {
     let Some((digest, size)) = &expected.blob else { return Ok(()) };
-    let mut blob = decompressed.into_blob();
     let left = size.saturating_sub(blob.count()).saturating_add(1);
     io::copy(&mut (&mut blob).take(left), &mut io::sink()).map_err(LayerError::reading)?;
     if blob.count() != *size {

@@ -22,7 +22,7 @@ use crate::import::Bundle;
 use crate::ingest::{self, Expected, LayerError};
 use crate::layers::{self, NewLayer};
 use crate::limits::Limits;
-use crate::manifest::Layer;
+use crate::manifest::{Content, Layer};
 use crate::registry::{FetchError, Repository};
 use crate::store::{CommitError, Store};
 use crate::unpack::Unpacked;
@@ -73,6 +73,7 @@ pub(crate) struct Recipe {
     pub(crate) manifests: Vec<Vec<u8>>,
     pub(crate) tags: Vec<String>,
     pub(crate) digests: Vec<String>,
+    pub(crate) artifact: bool,
 }
 
 /// A layer that was not here, and the place that sent it.
@@ -188,16 +189,19 @@ async fn ingest_blob(
 ) -> Result<Option<(NewLayer, Unpacked)>, LayerError> {
     let expected = Expected {
         blob: layer.blob.as_ref().map(|blob| (blob.digest.clone(), blob.size)),
-        diff_id: layer.diff_id.clone(),
+        diff_id: (layer.content == Content::Listed).then(|| layer.diff_id.clone()),
     };
-    let (store, limits) = (Arc::clone(store), limits.clone());
+    let (store, limits, content) = (Arc::clone(store), limits.clone(), layer.content.clone());
     blocking(move || {
         if here {
             return ingest::verify(blob, &expected, &limits).map(|()| None);
         }
         let new = store.layers.begin()?;
-        let unpacked = ingest::unpack(blob, &expected, new.root().as_fd(), &limits)?;
-        Ok(Some((new, unpacked)))
+        let unpacked = match content {
+            Content::File(title) => ingest::file(blob, &expected, &title, new.root().as_fd(), &limits),
+            _ => ingest::unpack(blob, &expected, new.root().as_fd(), &limits),
+        };
+        Ok(Some((new, unpacked?)))
     })
     .await
 }
@@ -277,6 +281,7 @@ fn image(store: &Store, recipe: Recipe, catalogue: &Catalogue) -> Result<Image, 
         size: files + recipe.config_document.len() as u64,
         layers,
         config: recipe.config,
+        artifact: recipe.artifact,
         documents,
         removed: false,
     })

@@ -1,8 +1,8 @@
 //! Manifests, indexes and configurations: what an image says about itself, read strictly.
 //!
-//! A document that could be read as two things is refused (GHSA-5j5w-g665-5m35), as are schema 1, artifacts without a
-//! root filesystem, duplicate keys and digests of other algorithms. Labels and annotations are never read as control
-//! data, `urls` of descriptors never followed (CVE-2020-15157).
+//! A document that could be read as two things is refused (GHSA-5j5w-g665-5m35), as are schema 1, duplicate keys and
+//! digests of other algorithms. Labels and annotations are never read as control data, `urls` of descriptors never
+//! followed (CVE-2020-15157). A manifest whose configuration is not an image's is an artifact, see [`crate::artifact`].
 
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
@@ -86,6 +86,7 @@ struct Platform {
 #[derive(Debug)]
 pub(crate) enum Manifest {
     Image { config: Descriptor, layers: Vec<Descriptor> },
+    Artifact { layers: Vec<Descriptor> },
     Index { manifests: Vec<Descriptor> },
 }
 
@@ -115,7 +116,11 @@ impl Manifest {
         let (kind, manifest) = match (raw.config, raw.layers, raw.manifests) {
             (Some(config), Some(layers), None) => {
                 LimitExceeded::check("layers of the image", layers.len() as u64, limits.layers as u64)?;
-                ("image.manifest distribution.manifest.v2", Self::Image { config, layers })
+                let manifest = match is_image_config(&config.media_type) {
+                    true => Self::Image { config, layers },
+                    false => Self::Artifact { layers },
+                };
+                ("image.manifest distribution.manifest.v2", manifest)
             }
             (None, None, Some(manifests)) => {
                 ("image.index distribution.manifest.list", Self::Index { manifests })
@@ -138,6 +143,11 @@ pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ManifestEr
     }
 }
 
+/// True for the configuration of a container image; some old tools name no type.
+fn is_image_config(kind: &str) -> bool {
+    ["", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"].contains(&kind)
+}
+
 /// A layer of an image, bottom first.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
@@ -145,6 +155,18 @@ pub(crate) struct Layer {
     pub(crate) chain_id: ChainId,
     /// Where its blob is; unknown for docker-save archives.
     pub(crate) blob: Option<Descriptor>,
+    pub(crate) content: Content,
+}
+
+/// What a layer's blob is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// An archive whose digest, uncompressed, is the layer's diff id.
+    Listed,
+    /// An archive of an artifact, which lists no diff ids: its blob's digest is proof enough.
+    Unlisted,
+    /// One file of this path.
+    File(String),
 }
 
 /// Parses a configuration, which must be for this platform.
@@ -179,18 +201,23 @@ pub(crate) fn layers(
         if let Some(blob) = &blob {
             check_layer_type(&blob.media_type)?;
         }
-        layers.push(Layer { diff_id, chain_id, blob });
+        layers.push(Layer { diff_id, chain_id, blob, content: Content::Listed });
     }
     Ok(layers)
 }
 
 /// A layer is a tar, plain or compressed; encrypted ones and other artifacts are told apart by their types.
 fn check_layer_type(kind: &str) -> Result<(), ManifestError> {
-    let known = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
-    match known.iter().any(|prefix| kind.starts_with(prefix)) && !kind.contains("encrypted") {
+    match is_layer(kind) {
         true => Ok(()),
         false => Err(ManifestError::MediaType { kind: shorten(kind) }),
     }
+}
+
+/// True for the media types of layers that can be unpacked.
+pub(crate) fn is_layer(kind: &str) -> bool {
+    let known = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
+    known.iter().any(|prefix| kind.starts_with(prefix)) && !kind.contains("encrypted")
 }
 
 fn shorten(text: &str) -> String {

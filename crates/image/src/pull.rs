@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::artifact;
 use crate::digest::ImageId;
 use crate::install::{self, InstallError, Origin, Recipe};
 use crate::limits::Limits;
@@ -93,10 +94,12 @@ async fn describe(
     let top = repository.manifest(reference.target()).await?;
     let digests = vec![reference.with_digest(&top.digest)];
     let mut manifests = vec![top.content];
+    let tags = reference.tagged().into_iter().collect();
     let (config, layers) = loop {
         let newest = manifests.last().expect("holds the top document");
         let next = match Manifest::parse(newest, limits)? {
             Manifest::Image { config, layers } => break (config, layers),
+            Manifest::Artifact { layers } => return Ok(artifact::recipe(manifests, layers, tags, digests)),
             Manifest::Index { manifests } => manifest::choose(&manifests)?.clone(),
         };
         if manifests.len() > NESTED {
@@ -111,14 +114,7 @@ async fn describe(
     let config = manifest::parse_config(&document.content, limits)?;
     let layers = manifest::layers(&config, layers.into_iter().map(Some).collect())?;
     let config_document = document.content;
-    Ok(Recipe {
-        config,
-        layers,
-        config_document,
-        manifests,
-        tags: reference.tagged().into_iter().collect(),
-        digests,
-    })
+    Ok(Recipe { config, layers, config_document, manifests, tags, digests, artifact: false })
 }
 
 fn check_length(descriptor: &Descriptor, content: &[u8]) -> Result<(), FetchError> {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use tokio::sync::{Mutex as ChainLock, OwnedMutexGuard};
 
@@ -36,7 +36,14 @@ pub(crate) struct Store {
     metadata: Metadata,
     catalogue: RwLock<Arc<Catalogue>>,
     commit: Mutex<()>,
+    holds: Mutex<HashMap<ImageId, Weak<()>>>,
     chains: Mutex<HashMap<ChainId, Arc<ChainLock<()>>>>,
+}
+
+/// An image stays on the disk for as long as this value lives, even if it is removed meanwhile.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    _held: Arc<()>,
 }
 
 /// The right to change the catalogue.
@@ -66,7 +73,8 @@ impl Store {
         let documents = whole.documents();
         content.retain(|digest| documents.contains(digest))?;
         let catalogue = RwLock::new(Arc::new(whole));
-        Ok(Self { content, layers, metadata, catalogue, commit: Mutex::default(), chains: Mutex::default() })
+        let (commit, holds, chains) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { content, layers, metadata, catalogue, commit, holds, chains })
     }
 
     /// What there is now.
@@ -89,9 +97,24 @@ impl Store {
         guards
     }
 
+    /// Keeps an image, removed or not, from being swept.
+    pub(crate) fn hold(&self, id: &ImageId) -> Option<Hold> {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked up under the lock: a sweep publishes under it too.
+        self.catalogue().images.get(id)?;
+        let held = holds.get(id).and_then(Weak::upgrade).unwrap_or_default();
+        holds.insert(id.clone(), Arc::downgrade(&held));
+        Some(Hold { _held: held })
+    }
+
     /// Takes away what nothing needs. Blocks.
-    pub(crate) fn sweep(&self, in_use: impl Fn(&ImageId) -> bool) -> Result<(), CommitError> {
+    pub(crate) fn sweep(&self) -> Result<(), CommitError> {
+        if !self.catalogue().images.values().any(|image| image.removed) {
+            return Ok(());
+        }
         let commit = self.begin();
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        holds.retain(|_, held| held.strong_count() > 0);
         let mut guards = HashMap::new();
         for chain in commit.old.layers.keys() {
             if let Ok(guard) = self.chain(chain).try_lock_owned() {
@@ -99,8 +122,9 @@ impl Store {
             }
         }
         let (new, Garbage { directories, documents }) =
-            commit.old.swept(in_use, |chain| !guards.contains_key(chain));
+            commit.old.swept(|id| holds.contains_key(id), |chain| !guards.contains_key(chain));
         commit.publish(new)?;
+        drop(holds);
         for number in directories {
             self.layers.remove(number)?;
         }

@@ -233,7 +233,7 @@ async fn removing_and_sweeping_during_pulls_loses_nothing() {
             })
             .collect();
         let _ = bed.images.remove(&names[round % 6]);
-        bed.images.collect(|_| false).unwrap();
+        bed.images.collect().unwrap();
         for pull in pulls {
             pull.await.unwrap();
         }

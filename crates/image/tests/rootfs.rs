@@ -113,7 +113,7 @@ async fn a_swept_image_is_gone() {
     let bed = Bed::new();
     let image = sample(&bed).await;
     bed.images.remove(image.id.as_str()).unwrap();
-    bed.images.collect(|_| false).unwrap();
+    bed.images.collect().unwrap();
     let made = bed.images.rootfs(&image, "c", &bed.directory.path().join("c"), None);
     assert!(matches!(made, Err(RootfsError::Gone { .. })));
 }

@@ -447,7 +447,7 @@ async fn a_full_disk_fails_the_pull_and_nothing_else() {
     assert!(before.saturating_sub(free()) < 64, "{before} blocks were free, now {}", free());
     assert_eq!(listing(&root.join("layers")), ["1", "empty"]);
     images.remove(&small).unwrap();
-    images.collect(|_| false).unwrap();
+    images.collect().unwrap();
 }
 
 /// A file system of 12 MiB.

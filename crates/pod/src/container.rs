@@ -1,11 +1,14 @@
 //! A container as readers see it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use api::cri::v1::ContainerConfig;
 use api::id::{ContainerId, PodId};
 use api::shim::v1 as shim;
+
+use image::Hold;
 
 use crate::state::ContainerState;
 
@@ -22,6 +25,8 @@ pub struct Metadata {
     pub image_id: String,
     /// Name of the image for people: a tag or digest reference, else the id.
     pub image_name: String,
+    /// Ids of images that are volumes, by the path in the container.
+    pub volume_images: BTreeMap<String, String>,
     /// ns since the epoch.
     pub created_at: i64,
     /// Its CRI log, absolute; empty when it has none.
@@ -34,6 +39,9 @@ pub struct Metadata {
     pub user: User,
     /// Whether it came out of a checkpoint.
     pub restored: bool,
+    /// Keeps its images on the disk.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(crate) holds: Vec<Hold>,
     /// Its process as an exec takes it over, with its seccomp program. After a restart of the daemon made anew, at the
     /// first exec.
     pub(crate) exec: OnceLock<ExecTemplate>,

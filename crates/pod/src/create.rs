@@ -17,6 +17,7 @@ use crate::node::now;
 use crate::plan::{self, Extra};
 use crate::pod::Pod;
 use crate::shim::CallError;
+use crate::spec::image_volume;
 use crate::spec::process::ImageProcess;
 use crate::spec::{self, Built, Input, SpecError};
 use crate::store::{Change, Commit, ContainerRecord};
@@ -115,16 +116,20 @@ fn prepare_container(
     prepare: Option<PrepareRootfs>,
 ) -> Result<Prepared, CreateError> {
     let image = find_image(pod, config)?;
+    let held = pod.node.images.hold(&image.id);
+    let held = held.ok_or_else(|| CreateError::NoImage { image: image.id.to_string() })?;
     let process = image_process(&image);
     let userns = match pod.owner() {
         0 => None,
         _ => Some(pod.node.pins.get(pod.id.as_str(), NamespaceKind::User)?),
     };
-    let rootfs = debug_span!("rootfs").in_scope(|| {
-        let owner = pod.owner();
-        let map = userns.as_ref().map(|fd| IdMap { namespace: fd.as_fd(), root_uid: owner, root_gid: owner });
-        pod.node.images.rootfs(&image, id.as_str(), &pod.node.container_dir(id), map)
-    })?;
+    let owner = pod.owner();
+    let map = userns.as_ref().map(|fd| IdMap { namespace: fd.as_fd(), root_uid: owner, root_gid: owner });
+    let (images, directory) = (&pod.node.images, pod.node.container_dir(id));
+    let rootfs = debug_span!("rootfs").in_scope(|| images.rootfs(&image, id.as_str(), &directory, map))?;
+    let volumes = image_volume::Source { images, key: id.as_str(), directory: &directory, map };
+    let (volume_images, mut holds) = volumes.hold(&config.mounts)?;
+    holds.push(held);
     if let Some(PrepareRootfs(prepare)) = prepare {
         prepare(rootfs.mount.as_fd()).map_err(|reason| CreateError::Diff { reason })?;
     }
@@ -139,6 +144,7 @@ fn prepare_container(
             cgroup: &pod.container_cgroup(id),
             pins: &pod.node.config.run.join("ns").join(pod.id.as_str()),
             own_capabilities: pod.node.own_capabilities,
+            image_volumes: Some(volumes),
         };
         spec::build(input, &pod.node.filters)
     })?;
@@ -151,12 +157,14 @@ fn prepare_container(
         config: config.clone(),
         image_id: image.id.to_string(),
         image_name: image_name(&image, config),
+        volume_images,
         created_at: now(),
         log_path,
         spec: serde_json::to_vec(&built.spec).map_err(SpecError::Serialise)?,
         stop_signal: built.stop_signal,
         user: built.user.clone(),
         restored,
+        holds,
         exec: OnceLock::from(plan::template(&built)),
     };
     let record = Box::new(ContainerRecord::from(&metadata));
@@ -166,8 +174,9 @@ fn prepare_container(
 
 fn find_image(pod: &Pod, config: &ContainerConfig) -> Result<Arc<Image>, CreateError> {
     let spec = config.image.clone().unwrap_or_default();
-    let found = pod.node.images.get(&spec.image);
-    found.ok_or(CreateError::NoImage { image: spec.image.chars().take(200).collect() })
+    let name = || spec.image.chars().take(200).collect();
+    let found = pod.node.images.get(&spec.image).ok_or_else(|| CreateError::NoImage { image: name() })?;
+    if found.artifact { Err(CreateError::Artifact { image: name() }) } else { Ok(found) }
 }
 
 /// What people call the image: what the user wrote, else a tag, else what the request says.

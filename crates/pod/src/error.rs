@@ -32,6 +32,8 @@ pub enum Class {
     DeadlineExceeded,
     /// Not in this version.
     Unimplemented,
+    /// An image cannot be mounted as a volume; the kubelet tells it by the text's first word, `ImageVolumeMountFailed`.
+    ImageVolume,
     /// The node or Meridian is at fault.
     Internal,
 }
@@ -265,6 +267,12 @@ pub enum CreateError {
     /// Too many open descriptors.
     #[error("the container cannot be made: {0}")]
     Headroom(#[from] NoHeadroom),
+    /// The image has no root filesystem.
+    #[error("image {image:?} is an artifact: it can be a volume, not a container")]
+    Artifact {
+        /// As given.
+        image: String,
+    },
     /// The root filesystem.
     #[error(transparent)]
     Rootfs(#[from] image::RootfsError),
@@ -308,6 +316,7 @@ impl Classify for CreateError {
             Self::Headroom(e) => e.class(),
             Self::NameTaken { .. } => Class::AlreadyExists,
             Self::NoImage { .. } => Class::NotFound,
+            Self::Artifact { .. } => Class::InvalidArgument,
             Self::Spec(e) => e.class(),
             Self::Log {
                 source: Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO | Errno::INVAL,

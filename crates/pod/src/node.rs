@@ -89,6 +89,16 @@ impl Node {
         Ok((node, contents))
     }
 
+    /// Frees, some time soon, images that were removed while a container used them.
+    pub(crate) fn collect_images(&self) {
+        let images = self.images.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = images.collect() {
+                tracing::warn!(%error, "images without use stay on the disk until the next removal");
+            }
+        }));
+    }
+
     /// `RUN/pods/<id>`: files of a pod that end with it.
     pub(crate) fn pod_dir(&self, id: &PodId) -> PathBuf {
         self.config.run.join("pods").join(id.as_str())

@@ -41,6 +41,7 @@ impl Pods {
         let pods = Self { node: Arc::new(node), registry: Arc::default() };
         recover::all(&pods, contents).await;
         ports::settle(&pods.node.network);
+        pods.node.collect_images();
         Ok(pods)
     }
 

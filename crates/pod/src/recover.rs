@@ -357,18 +357,22 @@ fn container(pod: &Pod, (id, record, status): (ContainerId, ContainerRecord, Sta
         Ok(api::cri::v1::ContainerState::ContainerUnknown) => ContainerState::Unknown,
         _ => ContainerState::Created,
     };
+    let ids = record.volume_images.values().chain([&record.image_id]);
+    let holds = ids.filter_map(|id| pod.node.images.hold(&id.parse().ok()?)).collect();
     let metadata = Metadata {
         id,
         pod: pod.id.clone(),
         config: record.config.unwrap_or_default(),
         image_id: record.image_id,
         image_name: record.image_name,
+        volume_images: record.volume_images,
         created_at: record.created_at,
         log_path: record.log_path.into(),
         spec: record.spec,
         stop_signal: record.stop_signal,
         user: User { uid: record.uid, gid: record.gid, groups: record.groups },
         restored: record.restored,
+        holds,
         exec: std::sync::OnceLock::new(),
     };
     let status = Status {
@@ -390,6 +394,7 @@ impl From<&Metadata> for ContainerRecord {
             config: Some(metadata.config.clone()),
             image_id: metadata.image_id.clone(),
             image_name: metadata.image_name.clone(),
+            volume_images: metadata.volume_images.clone(),
             created_at: metadata.created_at,
             log_path: metadata.log_path.to_string_lossy().into_owned(),
             spec: metadata.spec.clone(),

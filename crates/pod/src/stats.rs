@@ -90,6 +90,19 @@ impl Pods {
     }
 }
 
+impl Pods {
+    /// Bytes and files of all writable layers. Blocks: those that were not measured of late are walked.
+    #[must_use]
+    pub fn writable_layers(&self) -> (u64, u64) {
+        let containers = self.containers();
+        let layers = containers.iter().map(|container| {
+            let id = container.id();
+            self.node.samples.disk(id, &self.node.container_dir(id).join("upper"))
+        });
+        layers.fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1))
+    }
+}
+
 fn stats(pod: &Pod, container: &Container) -> ContainerStats {
     let id = container.id();
     let config = &container.metadata.config;

@@ -93,6 +93,8 @@ pub(crate) struct ContainerRecord {
     pub groups: Vec<u32>,
     #[prost(bool, tag = "12")]
     pub restored: bool,
+    #[prost(btree_map = "string, string", tag = "20")]
+    pub volume_images: std::collections::BTreeMap<String, String>,
 }
 
 /// Mutable facts of a container.

@@ -334,9 +334,12 @@ fn containers() {
                     container_path: "/model".into(),
                     image: Some(ImageSpec { image: "x".into(), ..Default::default() }),
                     image_sub_path: "../../etc".into(),
+                    readonly: true,
                     ..Default::default()
                 };
             }),
+            ("config.mounts[0].readonly", "must be true", |c| c.mounts[0] = image_volume(false, 0)),
+            ("config.mounts[0].propagation", "nothing is mounted below", |c| c.mounts[0] = image_volume(true, 1)),
             ("config.mounts[0].propagation", "PROPAGATION_PRIVATE", |c| c.mounts[0].propagation = 3),
             ("config.mounts[0].recursive_read_only", "readonly", |c| c.mounts[0].recursive_read_only = true),
             ("config.mounts[0].recursive_read_only", "PROPAGATION_HOST_TO_CONTAINER", |c| {
@@ -535,4 +538,9 @@ fn ids_may_be_anything_that_is_no_path() {
     for bad in ["", ".", "..", "../x", "a/b", "a b", "a\0", "ä", &"f".repeat(254)] {
         id::lookup(Field::of("id"), bad).expect_err(bad);
     }
+}
+
+fn image_volume(readonly: bool, propagation: i32) -> Mount {
+    let image = Some(ImageSpec { image: "x".into(), ..Default::default() });
+    Mount { container_path: "/model".into(), image, readonly, propagation, ..Default::default() }
 }

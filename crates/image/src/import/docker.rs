@@ -44,5 +44,6 @@ fn image(bundle: &mut Bundle, entry: Entry, limits: &Limits) -> Result<Recipe, I
         manifests: Vec::new(),
         tags: names.iter().filter_map(Reference::tagged).collect(),
         digests: Vec::new(),
+        artifact: false,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Bundle, ImportError};
+use crate::artifact;
 use crate::install::Recipe;
 use crate::limits::Limits;
 use crate::manifest::{self, Descriptor, Manifest, ManifestError};
@@ -40,10 +41,14 @@ pub(super) fn describe(bundle: &Bundle, limits: &Limits) -> Result<Vec<Recipe>, 
 
 fn image(bundle: &Bundle, top: &Descriptor, limits: &Limits) -> Result<Recipe, ImportError> {
     let mut manifests = vec![bundle.blob(&top.digest, limits)?];
+    let name = name(&top.annotations)?;
+    let tags = name.iter().filter_map(Reference::tagged).collect();
+    let digests = name.iter().map(|name| name.with_digest(&top.digest)).collect();
     let (config, layers) = loop {
         let newest = manifests.last().expect("holds the top document");
         let next = match Manifest::parse(newest, limits)? {
             Manifest::Image { config, layers } => break (config, layers),
+            Manifest::Artifact { layers } => return Ok(artifact::recipe(manifests, layers, tags, digests)),
             Manifest::Index { manifests } => manifest::choose(&manifests)?.clone(),
         };
         if manifests.len() > NESTED {
@@ -54,15 +59,7 @@ fn image(bundle: &Bundle, top: &Descriptor, limits: &Limits) -> Result<Recipe, I
     let config_document = bundle.blob(&config.digest, limits)?;
     let config = manifest::parse_config(&config_document, limits)?;
     let layers = manifest::layers(&config, layers.into_iter().map(Some).collect())?;
-    let name = name(&top.annotations)?;
-    Ok(Recipe {
-        config,
-        layers,
-        config_document,
-        manifests,
-        tags: name.iter().filter_map(Reference::tagged).collect(),
-        digests: name.iter().map(|name| name.with_digest(&top.digest)).collect(),
-    })
+    Ok(Recipe { config, layers, config_document, manifests, tags, digests, artifact: false })
 }
 
 fn name(annotations: &BTreeMap<String, String>) -> Result<Option<Reference>, ImportError> {

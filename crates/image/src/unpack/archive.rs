@@ -103,6 +103,24 @@ pub enum Kind {
     Fifo,
 }
 
+impl Member {
+    /// A file of root's that all may read.
+    pub(super) fn file(path: &str, size: u64) -> Self {
+        Self {
+            path: path.as_bytes().to_vec(),
+            link: Vec::new(),
+            kind: Kind::Regular,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            size,
+            device: (0, 0),
+            xattrs: Vec::new(),
+        }
+    }
+}
+
 /// One entry, before any check of what it asks for.
 #[derive(Debug)]
 pub struct Member {
@@ -148,6 +166,11 @@ impl<R: Read> Archive<R> {
     /// Reads from the beginning of `stream`.
     pub fn new(stream: R) -> Self {
         Self { stream, position: 0, data: 0, padding: 0 }
+    }
+
+    /// Reads the data of one entry of `size` bytes, all there is in `stream`.
+    pub(super) fn of_data(stream: R, size: u64) -> Self {
+        Self { stream, position: 0, data: size, padding: 0 }
     }
 
     /// Bytes read so far: after `next`, where the entry's data begin.

@@ -149,27 +149,32 @@ pub(crate) fn unpack(
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
     let mut archive = Archive::new(stream);
-    let mut unpacking = Unpacking {
-        root,
-        tree: Tree::new(root),
-        limits,
-        until_look: 0,
-        root_named: false,
-        unpacked: Unpacked::default(),
-    };
+    let mut unpacking = Unpacking::new(root, limits);
     let mut last = String::new();
     while let Some(member) = archive.next().map_err(|source| UnpackError::malformed(source, last.clone()))? {
         unpacking.account(&member)?;
         unpacking.place(&member, &mut archive)?;
         last = shorten(&member.path);
     }
-    let (mut unpacked, root_named) = (unpacking.unpacked, unpacking.root_named);
-    unpacked.implied = unpacking.tree.into_implied();
-    unpacked.inodes += unpacked.implied.len() as u64;
-    if !root_named {
-        unpacked.implied.push(Vec::new());
-    }
-    Ok(unpacked)
+    Ok(unpacking.finish())
+}
+
+/// Writes `stream`, all `size` bytes of it, as the file `path` into the empty directory `root`.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn file(
+    stream: impl Read,
+    path: &str,
+    size: u64,
+    root: BorrowedFd<'_>,
+    limits: &Limits,
+) -> Result<Unpacked, UnpackError> {
+    let member = Member::file(path, size);
+    let mut unpacking = Unpacking::new(root, limits);
+    unpacking.account(&member)?;
+    unpacking.place(&member, &mut Archive::of_data(stream, size))?;
+    Ok(unpacking.finish())
 }
 
 struct Unpacking<'a> {
@@ -181,7 +186,28 @@ struct Unpacking<'a> {
     unpacked: Unpacked,
 }
 
-impl Unpacking<'_> {
+impl<'a> Unpacking<'a> {
+    fn new(root: BorrowedFd<'a>, limits: &'a Limits) -> Self {
+        Self {
+            root,
+            tree: Tree::new(root),
+            limits,
+            until_look: 0,
+            root_named: false,
+            unpacked: Unpacked::default(),
+        }
+    }
+
+    fn finish(self) -> Unpacked {
+        let mut unpacked = self.unpacked;
+        unpacked.implied = self.tree.into_implied();
+        unpacked.inodes += unpacked.implied.len() as u64;
+        if !self.root_named {
+            unpacked.implied.push(Vec::new());
+        }
+        unpacked
+    }
+
     fn account(&mut self, member: &Member) -> Result<(), UnpackError> {
         self.unpacked.inodes += 1;
         self.unpacked.bytes = self.unpacked.bytes.saturating_add(member.size);

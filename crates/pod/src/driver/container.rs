@@ -307,7 +307,9 @@ impl Driver {
                 registry.remove_container(id);
             }
             self.pod.node.samples.forget(id);
+            drop(slot.container);
             self.publish();
+            self.pod.node.collect_images();
             for remover in slot.removers {
                 let _ = remover.send(Ok(()));
             }

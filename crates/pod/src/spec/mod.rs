@@ -14,6 +14,7 @@ mod apparmor;
 pub(crate) mod cgroup;
 mod default_seccomp;
 pub(crate) mod devices;
+pub(crate) mod image_volume;
 pub(crate) mod mounts;
 pub(crate) mod process;
 pub(crate) mod seccomp;
@@ -73,8 +74,8 @@ pub enum SpecError {
     Propagation { path: PathBuf, wanted: &'static str },
     #[error("config.mounts: host_path {}: id mappings must be those of the pod's user namespace", path.display())]
     IdMap { path: PathBuf },
-    #[error("ImageVolumeMountFailed: config.mounts: image volumes are not supported yet ({path})")]
-    ImageVolume { path: String },
+    #[error(transparent)]
+    ImageVolume(#[from] image_volume::ImageVolumeError),
     #[error("config.devices: host_path {} cannot be used: {source}", path.display())]
     Device { path: PathBuf, source: Errno },
     #[error("config.devices: host_path {} is neither a device node nor a directory with some", path.display())]
@@ -100,11 +101,18 @@ pub enum SpecError {
 impl Classify for SpecError {
     fn class(&self) -> Class {
         match self {
+<<<<<<< HEAD
             Self::CapabilityNotHeld { .. }
             | Self::NoAppArmor { .. }
             | Self::AppArmorProfile { .. }
             | Self::Propagation { .. } => Class::FailedPrecondition,
             Self::ImageVolume { .. } => Class::Unimplemented,
+=======
+            Self::CapabilityNotHeld { .. } | Self::NoAppArmor { .. } | Self::Propagation { .. } => {
+                Class::FailedPrecondition
+            }
+            Self::ImageVolume(_) => Class::ImageVolume,
+>>>>>>> 72716be (Mount images and artifacts as volumes, and hold images that containers use)
             Self::Serialise(_) => Class::Internal,
             Self::Volume { source, .. } | Self::Device { source, .. } | Self::AccountFile { source, .. } => {
                 match *source {
@@ -134,6 +142,8 @@ pub(crate) struct Input<'a> {
     pub pins: &'a std::path::Path,
     /// What this daemon can hand on.
     pub own_capabilities: Set,
+    /// Where volumes that are images come from.
+    pub image_volumes: Option<image_volume::Source<'a>>,
 }
 
 /// A specification and what goes with it.
@@ -168,6 +178,7 @@ pub(crate) fn build(input: Input<'_>, filters: &seccomp::Filters) -> Result<Buil
             readonly_rootfs: context.readonly_rootfs,
             users: users.map(|(namespace, map)| PodUsers { namespace, uids: &map.uids, gids: &map.gids }),
             node_network: is_node(namespaces(input.pod).network),
+            image_volumes: input.image_volumes,
         },
     )?;
     let mut spec = Spec::default();

@@ -12,7 +12,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
 use sys::mount::{Attributes, Flags, Propagation, clone_tree, set_attributes};
 
-use super::SpecError;
+use super::{SpecError, image_volume};
 
 /// A mount in order of attachment, with its detached tree if it is a bind.
 #[derive(Debug)]
@@ -73,6 +73,8 @@ pub(crate) struct Context<'a> {
     pub users: Option<PodUsers<'a>>,
     /// The pod's network namespace belongs to another user namespace (host network): sysfs cannot be made.
     pub node_network: bool,
+    /// Where volumes that are images come from.
+    pub image_volumes: Option<image_volume::Source<'a>>,
 }
 
 /// Everything to mount, in order: parents before children, standard mounts only where the request has none.
@@ -113,7 +115,10 @@ pub(crate) fn all(volumes: &[cri::Mount], context: Context<'_>) -> Result<Vec<En
     let mut sorted: Vec<_> = volumes.iter().collect();
     sorted.sort_by_key(|v| normal(&v.container_path).components().count());
     for volume in sorted {
-        entries.push(open_volume(volume, context.users)?);
+        entries.push(match context.image_volumes.filter(|_| image_volume::is_image(volume)) {
+            Some(source) => source.open(volume)?,
+            None => open_volume(volume, context.users)?,
+        });
     }
     Ok(entries)
 }
@@ -137,9 +142,6 @@ fn filesystems(privileged: bool) -> Vec<(&'static str, &'static str, Vec<&'stati
 
 /// A volume of the request: opened, cloned, with its flags set.
 fn open_volume(volume: &cri::Mount, users: Option<PodUsers<'_>>) -> Result<Entry, SpecError> {
-    if volume.image.as_ref().is_some_and(|i| !i.image.is_empty()) {
-        return Err(SpecError::ImageVolume { path: volume.container_path.clone() });
-    }
     let propagation = MountPropagation::try_from(volume.propagation).unwrap_or_default();
     let (tree, file) = clone_source(Path::new(&volume.host_path), propagation)?;
     let failed = |source| SpecError::Volume { path: volume.host_path.clone().into(), source };

@@ -39,6 +39,7 @@ impl Place {
             cgroup: "/meridian/p/c",
             pins: std::path::Path::new("/run/ns"),
             own_capabilities: Set((1 << 41) - 1),
+            image_volumes: None,
         };
         build(input, &seccomp::Filters::default())
     }
