@@ -97,6 +97,8 @@ pub struct Image {
     pub mirror: Vec<Mirror>,
     /// Registries, as HOST or HOST:PORT, that are asked over plain HTTP. Loopback ones always are.
     pub insecure: Vec<String>,
+    /// Directories that say how registries are reached, in the layout of containerd's `certs.d`.
+    pub hosts: Vec<PathBuf>,
     /// Names of images that the kubelet must not collect as garbage.
     pub pinned: Vec<String>,
 }

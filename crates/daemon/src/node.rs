@@ -47,7 +47,8 @@ impl Node {
 fn image_config(flags: &Flags, config: &Config) -> ImageConfig {
     let mirrors = mirrors(config);
     let (insecure, pinned) = (config.image.insecure.clone(), config.image.pinned.clone());
-    ImageConfig { root: flags.root.clone(), mirrors, insecure, pinned, ..ImageConfig::default() }
+    let (root, hosts) = (flags.root.clone(), config.image.hosts.clone());
+    ImageConfig { root, mirrors, insecure, hosts, pinned, ..ImageConfig::default() }
 }
 
 /// What is asked before the registries themselves.

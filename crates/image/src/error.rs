@@ -57,7 +57,7 @@ impl ImportError {
 
 fn fetch(error: &FetchError) -> Class {
     match error {
-        FetchError::Client(_) => Class::Internal,
+        FetchError::Client(_) | FetchError::Hosts { .. } => Class::Internal,
         FetchError::Address { .. } => Class::InvalidArgument,
         FetchError::NotFound { .. } => Class::NotFound,
         FetchError::Unauthorized { .. } => Class::PermissionDenied,

@@ -23,14 +23,12 @@ use crate::ingest::{self, Expected, LayerError};
 use crate::layers::{self, NewLayer};
 use crate::limits::Limits;
 use crate::manifest::{Content, Layer};
-use crate::registry::{FetchError, Repository};
+use crate::registry::Repository;
 use crate::store::{CommitError, Store};
 use crate::unpack::Unpacked;
 
 /// Layers of one image in flight, as in containerd.
 const CONCURRENT: usize = 3;
-/// Tries of a transfer that breaks off.
-const TRIES: u32 = 3;
 
 /// Why an image that was described well did not get here.
 #[derive(Debug, thiserror::Error)]
@@ -158,21 +156,15 @@ async fn fetch(
 ) -> Result<Fetched, LayerError> {
     let mut failure = None;
     for source in repository.sources() {
-        for attempt in 1..=TRIES {
-            let outcome = match source.open(blob).await {
-                Ok((reader, _transfer)) => ingest_blob(store, layer, here, reader, limits).await,
-                Err(error) => Err(error.into()),
-            };
-            match outcome {
-                Ok(made) => return Ok(Fetched { made, source: Some(source.name().to_owned()) }),
-                Err(error) => {
-                    tracing::debug!(source = source.name(), %blob, %error, attempt, "blob did not arrive");
-                    let again = matches!(error, LayerError::Fetch(FetchError::Interrupted { .. }));
-                    failure = Some(error);
-                    if !again {
-                        break;
-                    }
-                }
+        let outcome = match source.open(blob).await {
+            Ok((reader, _transfer)) => ingest_blob(store, layer, here, reader, limits).await,
+            Err(error) => Err(error.into()),
+        };
+        match outcome {
+            Ok(made) => return Ok(Fetched { made, source: Some(source.name().to_owned()) }),
+            Err(error) => {
+                tracing::debug!(source = source.name(), %blob, %error, "blob did not arrive");
+                failure = Some(error);
             }
         }
     }

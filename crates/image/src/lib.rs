@@ -88,6 +88,8 @@ pub struct ImageConfig {
     pub mirrors: Vec<Mirror>,
     /// Registries, with or without port, that are spoken to over plain HTTP; loopback always is.
     pub insecure: Vec<String>,
+    /// Directories in containerd's `certs.d` layout that say how registries are reached.
+    pub hosts: Vec<PathBuf>,
     /// Names of images that kubelet shall never remove to free space.
     pub pinned: Vec<String>,
     /// Bounds on what comes from outside.
@@ -167,9 +169,13 @@ impl Images {
     pub fn open(config: ImageConfig) -> Result<Self, OpenError> {
         let store = Store::open(&config.root)
             .map_err(|source| OpenError::Store { root: config.root.clone(), source })?;
-        let registries =
-            Registries::new(config.mirrors.clone(), config.insecure.clone(), config.limits.clone())
-                .map_err(OpenError::Registries)?;
+        let registries = Registries::new(
+            config.mirrors.clone(),
+            config.insecure.clone(),
+            config.hosts.clone(),
+            config.limits.clone(),
+        )
+        .map_err(OpenError::Registries)?;
         let full = |name: &String| name.parse::<Reference>().map(|reference| reference.to_string());
         let pinned = config.pinned.iter().map(full).collect::<Result<_, _>>()?;
         let registries = RwLock::new(Arc::new(registries));

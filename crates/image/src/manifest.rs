@@ -145,7 +145,8 @@ pub(crate) fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, ManifestEr
 
 /// True for the configuration of a container image; some old tools name no type.
 fn is_image_config(kind: &str) -> bool {
-    ["", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"].contains(&kind)
+    ["", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"]
+        .contains(&kind)
 }
 
 /// A layer of an image, bottom first.
@@ -242,10 +243,11 @@ mod tests {
     #[test]
     fn a_manifest_is_one_thing() {
         let d = descriptor("");
-        assert!(matches!(
-            parse(&format!(r#"{{"schemaVersion":2,"config":{d},"layers":[{d}]}}"#)),
-            Ok(Manifest::Image { .. })
-        ));
+        let image =
+            |config: &str| parse(&format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{d}]}}"#));
+        let config = d.replace("image.layer.v1.tar", "image.config.v1+json");
+        assert!(matches!(image(&config), Ok(Manifest::Image { .. })));
+        assert!(matches!(image(&d), Ok(Manifest::Artifact { .. })));
         assert!(matches!(
             parse(&format!(r#"{{"schemaVersion":2,"manifests":[{d}]}}"#)),
             Ok(Manifest::Index { .. })

@@ -63,9 +63,11 @@ impl Overlay<'_> {
                 overlay.set(key, value)?;
             }
             match &self.upper {
-                Some(Upper { upper, work }) => {
-                    overlay.set_fd("upperdir", upper)?.set_fd("workdir", work)?.set_flag("volatile").map(|_| ())
-                }
+                Some(Upper { upper, work }) => overlay
+                    .set_fd("upperdir", upper)?
+                    .set_fd("workdir", work)?
+                    .set_flag("volatile")
+                    .map(|_| ()),
                 None => Ok(()),
             }
         };
@@ -106,7 +108,12 @@ impl Overlay<'_> {
         options
     }
 
-    pub(crate) fn error(&self, step: &'static str, overlay: Option<&Filesystem>, source: Errno) -> RootfsError {
+    pub(crate) fn error(
+        &self,
+        step: &'static str,
+        overlay: Option<&Filesystem>,
+        source: Errno,
+    ) -> RootfsError {
         let messages = overlay.map(Filesystem::messages).unwrap_or_default();
         RootfsError::Overlay { key: self.key.to_owned(), step, messages, source: source.into() }
     }

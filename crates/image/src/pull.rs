@@ -75,8 +75,10 @@ pub(crate) async fn pull(
     limits: &Limits,
 ) -> Result<ImageId, PullError> {
     let reference: Reference = name.parse()?;
-    let repository = registries.repository(&reference, auth);
     let text = reference.to_string();
+    let repository = registries
+        .repository(&reference, auth)
+        .map_err(|source| PullError::Fetch { reference: text.clone(), source })?;
     let recipe = describe(&repository, &reference, limits).await.map_err(|error| match error {
         DescribeError::Fetch(source) => PullError::Fetch { reference: text.clone(), source },
         DescribeError::Manifest(source) => PullError::Manifest { reference: text.clone(), source },

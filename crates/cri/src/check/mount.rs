@@ -33,10 +33,12 @@ fn source(field: Field<'_>, m: &Mount) -> Check {
     let image = m.image.as_ref().is_some_and(|i| !i.image.is_empty());
     match (image, m.host_path.is_empty()) {
         (true, false) => Err(field.at("image").conflict("contradicts host_path: a volume has one source")),
-        (true, true) if !m.readonly => Err(field.at("readonly").conflict("must be true: an image cannot be written")),
-        (true, true) if m.propagation != 0 => {
-            Err(field.at("propagation").conflict("must be PROPAGATION_PRIVATE: nothing is mounted below an image"))
+        (true, true) if !m.readonly => {
+            Err(field.at("readonly").conflict("must be true: an image cannot be written"))
         }
+        (true, true) if m.propagation != 0 => Err(field
+            .at("propagation")
+            .conflict("must be PROPAGATION_PRIVATE: nothing is mounted below an image")),
         (true, true) if m.image_sub_path.is_empty() => Ok(()),
         (true, true) => text::relative(field.at("image_sub_path"), &m.image_sub_path),
         (false, _) if !m.image_sub_path.is_empty() => {

@@ -339,7 +339,9 @@ fn containers() {
                 };
             }),
             ("config.mounts[0].readonly", "must be true", |c| c.mounts[0] = image_volume(false, 0)),
-            ("config.mounts[0].propagation", "nothing is mounted below", |c| c.mounts[0] = image_volume(true, 1)),
+            ("config.mounts[0].propagation", "nothing is mounted below", |c| {
+                c.mounts[0] = image_volume(true, 1)
+            }),
             ("config.mounts[0].propagation", "PROPAGATION_PRIVATE", |c| c.mounts[0].propagation = 3),
             ("config.mounts[0].recursive_read_only", "readonly", |c| c.mounts[0].recursive_read_only = true),
             ("config.mounts[0].recursive_read_only", "PROPAGATION_HOST_TO_CONTAINER", |c| {

@@ -56,6 +56,17 @@ enum Scheme {
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
+/// Who answers a demand.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub(super) auth: Option<&'a Auth>,
+    pub(super) repository: &'a str,
+    /// The registry's address.
+    pub(super) base: &'a str,
+    /// A client for tokens that only this registry's host may see.
+    pub(super) own: Option<&'a Client>,
+}
+
 /// A registry's demand, and what was asked when it came.
 #[derive(Debug)]
 pub(super) struct Challenge<'a> {
@@ -75,15 +86,9 @@ impl<'a> Challenge<'a> {
         })
     }
 
-    /// The header to send; `plain`: the registry is spoken to without TLS, so that its token service may be too.
-    pub(super) async fn answer(
-        &self,
-        http: &Http,
-        auth: Option<&Auth>,
-        repository: &str,
-        plain: bool,
-    ) -> Result<HeaderValue, FetchError> {
-        match (&self.scheme, auth) {
+    /// The header to send.
+    pub(super) async fn answer(&self, http: &Http, asker: Asker<'_>) -> Result<HeaderValue, FetchError> {
+        match (&self.scheme, asker.auth) {
             (Scheme::Basic, Some(Auth::Basic { username, password })) => {
                 basic(&http.api, username, password).ok_or_else(|| self.refuse("it holds control characters"))
             }
@@ -92,10 +97,12 @@ impl<'a> Challenge<'a> {
                 Err(self.refuse("the registry token was refused"))
             }
             (Scheme::Bearer { realm, service, scope }, auth) => {
-                let realm = self.realm(realm, plain)?;
-                let default = format!("repository:{repository}:pull");
+                // A registry without TLS may have a token service without.
+                let realm = self.realm(realm, asker.base.starts_with("http://"))?;
+                let default = format!("repository:{}:pull", asker.repository);
                 let scope = scope.as_deref().unwrap_or(&default);
-                let request = token_request(&http.token, realm, service.as_deref(), scope, auth);
+                let client = asker.own.filter(|_| same_host(&realm, asker.base)).unwrap_or(&http.token);
+                let request = token_request(client, realm, service.as_deref(), scope, auth);
                 self.token(http, request).await
             }
         }
@@ -131,6 +138,10 @@ impl<'a> Challenge<'a> {
     fn refuse(&self, reason: &'static str) -> FetchError {
         FetchError::Unauthorized { url: self.url.to_owned(), reason }
     }
+}
+
+fn same_host(url: &Url, base: &str) -> bool {
+    Url::parse(base).is_ok_and(|base| base.host() == url.host() && base.scheme() == url.scheme())
 }
 
 /// A request for a token, by the client that follows no redirect: a 307 would carry the credential in the body on.

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
-use super::auth::{self, Auth};
+use super::auth::{self, Asker, Auth};
 use super::error::FetchError;
+use super::hosts::Host;
+use super::tls::Tls;
 use super::{Http, transfer};
 
 /// Tries of a request that a registry could not serve just now, and the pause before the second.
@@ -23,24 +25,81 @@ pub(super) struct Path<'a> {
     pub(super) object: &'a str,
 }
 
+/// What the answer shall be like.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    accept: &'a str,
+    /// First byte of interest.
+    offset: u64,
+}
+
+impl Wanted<'_> {
+    fn ranged(self, request: RequestBuilder) -> RequestBuilder {
+        match self.offset {
+            0 => request,
+            offset => request.header(RANGE, format!("bytes={offset}-")),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     base: String,
+    /// Of the API: the base and `/v2`.
+    root: String,
     /// The registry that this one mirrors, sent along for mirrors that mirror several.
     namespace: Option<String>,
     auth: Option<Auth>,
     authorization: Mutex<Option<HeaderValue>>,
+    headers: HeaderMap,
+    /// Clients of its own, for requests and for tokens.
+    clients: Option<(Client, Client)>,
+    resolves: bool,
+    pulls: bool,
 }
 
 impl Endpoint {
     pub(super) fn new(base: String, auth: Option<Auth>) -> Self {
         let given = auth.as_ref().and_then(Auth::registry_token);
-        Self { base, namespace: None, auth, authorization: Mutex::new(given) }
+        Self {
+            root: format!("{base}/v2"),
+            base,
+            namespace: None,
+            auth,
+            authorization: Mutex::new(given),
+            headers: HeaderMap::new(),
+            clients: None,
+            resolves: true,
+            pulls: true,
+        }
     }
 
     pub(super) fn mirroring(self, host: &str) -> Self {
         Self { namespace: Some(host.to_owned()), ..self }
+    }
+
+    /// As the node's configuration says.
+    pub(super) fn configured(mut self, host: &Host) -> Result<Self, FetchError> {
+        if host.complete || self.base.ends_with("/v2") {
+            self.root.clone_from(&self.base);
+        }
+        self.headers.clone_from(&host.headers);
+        (self.resolves, self.pulls) = (host.resolves, host.pulls);
+        if host.tls != Tls::default() || !host.headers.is_empty() {
+            self.clients = Some(host.tls.clients()?);
+        }
+        Ok(self)
+    }
+
+    /// May be asked what a tag means.
+    pub(super) fn resolves(&self) -> bool {
+        self.resolves
+    }
+
+    /// May be asked for content.
+    pub(super) fn pulls(&self) -> bool {
+        self.pulls
     }
 
     pub(super) fn base(&self) -> &str {
@@ -53,11 +112,21 @@ impl Endpoint {
         path: &Path<'_>,
         accept: &str,
     ) -> Result<Response, FetchError> {
-        self.patiently(http, Method::GET, path, accept).await
+        self.patiently(http, Method::GET, path, Wanted { accept, offset: 0 }).await
+    }
+
+    /// A blob from byte `offset` on, or all of it where the registry knows no ranges: the status tells.
+    pub(super) async fn get_from(
+        &self,
+        http: &Http,
+        path: &Path<'_>,
+        offset: u64,
+    ) -> Result<Response, FetchError> {
+        self.patiently(http, Method::GET, path, Wanted { accept: "*/*", offset }).await
     }
 
     pub(super) async fn head(&self, http: &Http, path: &Path<'_>) -> Result<(), FetchError> {
-        self.patiently(http, Method::HEAD, path, "*/*").await.map(|_| ())
+        self.patiently(http, Method::HEAD, path, Wanted { accept: "*/*", offset: 0 }).await.map(|_| ())
     }
 
     /// Repeats what failed for a passing reason. A Retry-After is not honoured: it may be any number.
@@ -66,11 +135,11 @@ impl Endpoint {
         http: &Http,
         method: Method,
         path: &Path<'_>,
-        accept: &str,
+        wanted: Wanted<'_>,
     ) -> Result<Response, FetchError> {
         let mut attempt = 1;
         loop {
-            match self.once(http, &method, path, accept).await {
+            match self.once(http, &method, path, wanted).await {
                 Err(error) if error.is_passing() && attempt < TRIES => {
                     tracing::debug!(%error, attempt, "registry request is repeated");
                     tokio::time::sleep(PAUSE * attempt).await;
@@ -86,18 +155,24 @@ impl Endpoint {
         http: &Http,
         method: &Method,
         path: &Path<'_>,
-        accept: &str,
+        wanted: Wanted<'_>,
     ) -> Result<Response, FetchError> {
-        let url = format!("{}/v2/{}/{}", self.base, path.repository, path.object);
+        let url = format!("{}/{}/{}", self.root, path.repository, path.object);
         let authorization = self.authorization.lock().await.clone();
-        let first = self.send(http, method, &url, accept, authorization).await?;
+        let first = self.send(http, method, &url, wanted, authorization).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             return accepted(http, first, url).await;
         }
         let challenge = auth::Challenge::of(&first, &url)?;
-        let answer = challenge.answer(http, self.auth.as_ref(), path.repository, self.is_plain()).await?;
+        let asker = Asker {
+            auth: self.auth.as_ref(),
+            repository: path.repository,
+            base: &self.base,
+            own: self.clients.as_ref().map(|(_, token)| token),
+        };
+        let answer = challenge.answer(http, asker).await?;
         *self.authorization.lock().await = Some(answer.clone());
-        let second = self.send(http, method, &url, accept, Some(answer)).await?;
+        let second = self.send(http, method, &url, wanted, Some(answer)).await?;
         accepted(http, second, url).await
     }
 
@@ -106,23 +181,34 @@ impl Endpoint {
         http: &Http,
         method: &Method,
         url: &str,
-        accept: &str,
+        wanted: Wanted<'_>,
         authorization: Option<HeaderValue>,
     ) -> Result<Response, FetchError> {
         let address = match &self.namespace {
             Some(host) => format!("{url}?ns={host}"),
             None => url.to_owned(),
         };
-        let mut request = http.api.request(method.clone(), address).header(ACCEPT, accept);
+        let client = self.clients.as_ref().map_or(&http.api, |(own, _)| own);
+        let mut request = client
+            .request(method.clone(), address)
+            .headers(self.headers.clone())
+            .header(ACCEPT, wanted.accept);
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        http.send(request, url).await
+        let response = http.send(wanted.ranged(request), url).await?;
+        match elsewhere(&response) {
+            Some(location) => http.send(wanted.ranged(http.api.request(method.clone(), location)), url).await,
+            None => Ok(response),
+        }
     }
+}
 
-    fn is_plain(&self) -> bool {
-        self.base.starts_with("http://")
-    }
+/// Where a redirect leads that a host's own client did not follow.
+fn elsewhere(response: &Response) -> Option<Url> {
+    let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?;
+    let location = response.url().join(location.to_str().ok()?).ok()?;
+    (response.url().scheme() != "https" || location.scheme() == "https").then_some(location)
 }
 
 /// The response if it is a success, else what it says.

@@ -14,6 +14,22 @@ pub enum FetchError {
         /// The address.
         url: String,
     },
+    /// A file that says how a registry is reached.
+    #[error("cannot use {}: {reason}", file.display())]
+    Hosts {
+        /// The file.
+        file: std::path::PathBuf,
+        /// What is wrong with it; holds no secret.
+        reason: String,
+    },
+    /// A part of a blob that is not the one asked for.
+    #[error("{url} sent another part than bytes {offset} and on")]
+    Range {
+        /// What was asked.
+        url: String,
+        /// First byte that was asked for.
+        offset: u64,
+    },
     /// No answer.
     #[error("cannot reach {url}")]
     Unreachable {
@@ -99,6 +115,11 @@ impl FetchError {
 
     pub(super) fn interrupted(url: &str, source: reqwest::Error) -> Self {
         Self::Interrupted { url: url.to_owned(), source: source.without_url() }
+    }
+
+    /// True if the rest of a blob may still come.
+    pub(super) fn is_break(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
     }
 
     /// True if the same request may well succeed a moment later.

@@ -5,15 +5,20 @@
 //!               manifest(tag or digest) -> Document        first endpoint that has it
 //!               blob(digest)            -> Read            any endpoint; digests tell right from wrong
 //! ```
+//! What the node's configuration says of a registry is in [`hosts`] and [`tls`].
+//!
 //! Plain HTTP is spoken to loopback and to hosts the configuration names, TLS to all others. Redirects never lead from
 //! TLS to plain HTTP. Every body is bounded and must make progress. Credentials: see [`auth`].
 
 mod auth;
 mod endpoint;
 mod error;
+mod hosts;
+mod tls;
 mod transfer;
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +55,7 @@ pub(crate) struct Registries {
     http: Arc<Http>,
     mirrors: Vec<Mirror>,
     insecure: Vec<String>,
+    hosts: Vec<PathBuf>,
 }
 
 /// The HTTP clients, and how patient they are.
@@ -74,48 +80,63 @@ impl Registries {
     pub(crate) fn new(
         mirrors: Vec<Mirror>,
         insecure: Vec<String>,
+        hosts: Vec<PathBuf>,
         limits: Limits,
     ) -> Result<Self, FetchError> {
         // Fails only when the process has chosen a provider already, which then is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = |policy| builder(policy).build().map_err(FetchError::Client);
         let http = Http { api: client(Policy::custom(redirect))?, token: client(Policy::none())?, limits };
-        let registries = Self { http: Arc::new(http), mirrors, insecure };
+        let registries = Self { http: Arc::new(http), mirrors, insecure, hosts };
         for mirror in &registries.mirrors {
-            let url = registries.base(&mirror.endpoint);
-            let valid = Url::parse(&url).is_ok_and(|url| url.has_host() && url.scheme().starts_with("http"));
-            if !valid {
-                return Err(FetchError::Address { url });
-            }
+            registries.base(&mirror.endpoint)?;
         }
         Ok(registries)
     }
 
     /// The repository that `reference` is in. The credential goes to the host in the name only, never to a mirror.
-    pub(crate) fn repository(&self, reference: &Reference, auth: Option<Auth>) -> Repository {
-        let host = reference.registry();
-        let mut endpoints: Vec<_> = self
-            .mirrors
-            .iter()
-            .filter(|mirror| mirror.host == host)
-            .map(|mirror| Endpoint::new(self.base(&mirror.endpoint), None).mirroring(host))
-            .collect();
-        let address = if host == "docker.io" { "registry-1.docker.io" } else { host };
-        endpoints.push(Endpoint::new(self.base(address), auth));
-        Repository {
+    ///
+    /// # Errors
+    /// What the node says of the registry cannot be used.
+    pub(crate) fn repository(
+        &self,
+        reference: &Reference,
+        auth: Option<Auth>,
+    ) -> Result<Repository, FetchError> {
+        let registry = reference.registry();
+        let mut endpoints = Vec::new();
+        for mirror in self.mirrors.iter().filter(|mirror| mirror.host == registry) {
+            endpoints.push(Endpoint::new(self.base(&mirror.endpoint)?, None).mirroring(registry));
+        }
+        let known = hosts::find(&self.hosts, registry)?;
+        for host in known.iter().flat_map(|known| &known.mirrors) {
+            let mirror = Endpoint::new(self.base(&host.address)?, None).mirroring(registry);
+            endpoints.push(mirror.configured(host)?);
+        }
+        let named = known.as_ref().map(|known| known.server.address.as_str()).filter(|name| !name.is_empty());
+        let own = named.unwrap_or(if registry == "docker.io" { "registry-1.docker.io" } else { registry });
+        let server = Endpoint::new(self.base(own)?, auth);
+        endpoints.push(match &known {
+            Some(known) => server.configured(&known.server)?,
+            None => server,
+        });
+        Ok(Repository {
             http: Arc::clone(&self.http),
             name: reference.repository().to_owned(),
             endpoints: endpoints.into_iter().map(Arc::new).collect(),
-        }
+        })
     }
 
     /// `address` with a scheme.
-    fn base(&self, address: &str) -> String {
+    fn base(&self, address: &str) -> Result<String, FetchError> {
         let address = address.trim_end_matches('/');
-        match address.contains("://") {
+        let url = match address.contains("://") {
             true => address.to_owned(),
             false if self.is_plain(address) => format!("http://{address}"),
             false => format!("https://{address}"),
-        }
+        };
+        let valid = Url::parse(&url).is_ok_and(|url| url.has_host() && url.scheme().starts_with("http"));
+        if valid { Ok(url) } else { Err(FetchError::Address { url }) }
     }
 
     fn is_plain(&self, address: &str) -> bool {
@@ -136,19 +157,24 @@ impl Repository {
     /// The manifest or index that a tag or digest names.
     pub(crate) async fn manifest(&self, target: &str) -> Result<Document, FetchError> {
         let path = format!("manifests/{target}");
-        let expected = target.parse().ok();
-        self.first(|endpoint| self.document(endpoint, path.clone(), MANIFESTS, expected.clone())).await
+        let expected: Option<Digest> = target.parse().ok();
+        let serves =
+            |endpoint: &Endpoint| if expected.is_some() { endpoint.pulls() } else { endpoint.resolves() };
+        self.first(serves, |endpoint| self.document(endpoint, path.clone(), MANIFESTS, expected.clone()))
+            .await
     }
 
     /// A small blob: an image's configuration.
     pub(crate) async fn small_blob(&self, digest: &Digest) -> Result<Document, FetchError> {
         let path = format!("blobs/{digest}");
-        self.first(|endpoint| self.document(endpoint, path.clone(), "*/*", Some(digest.clone()))).await
+        let document = |endpoint| self.document(endpoint, path.clone(), "*/*", Some(digest.clone()));
+        self.first(Endpoint::pulls, document).await
     }
 
     /// Opens a blob for each place that may have it; which of them is right, its digest tells.
     pub(crate) fn sources(&self) -> impl Iterator<Item = Source<'_>> {
-        self.endpoints.iter().map(|endpoint| Source { repository: self, endpoint })
+        let serving = self.endpoints.iter().filter(|endpoint| endpoint.pulls());
+        serving.map(|endpoint| Source { repository: self, endpoint })
     }
 
     async fn document(
@@ -173,12 +199,16 @@ impl Repository {
     }
 
     /// The first answer; else the failure of the registry itself, which comes last and knows best.
-    async fn first<T, F>(&self, ask: impl Fn(Arc<Endpoint>) -> F) -> Result<T, FetchError>
+    async fn first<T, F>(
+        &self,
+        serves: impl Fn(&Endpoint) -> bool,
+        ask: impl Fn(Arc<Endpoint>) -> F,
+    ) -> Result<T, FetchError>
     where
         F: Future<Output = Result<T, FetchError>>,
     {
         let (last, mirrors) = self.endpoints.split_last().expect("the registry itself is always an endpoint");
-        for mirror in mirrors {
+        for mirror in mirrors.iter().filter(|mirror| serves(mirror)) {
             match ask(Arc::clone(mirror)).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => tracing::debug!(mirror = mirror.base(), error = %error, "mirror cannot serve"),
@@ -212,10 +242,13 @@ impl Source<'_> {
         &self,
         digest: &Digest,
     ) -> Result<(impl Read + Send + use<>, Transfer), FetchError> {
-        let object = format!("blobs/{digest}");
-        let http = &self.repository.http;
-        let response = self.endpoint.get(http, &self.repository.path(&object), "*/*").await?;
-        Ok(transfer::reader(response, &http.limits))
+        let blob = transfer::Blob {
+            http: Arc::clone(&self.repository.http),
+            endpoint: Arc::clone(self.endpoint),
+            repository: self.repository.name.clone(),
+            object: format!("blobs/{digest}"),
+        };
+        blob.open().await
     }
 }
 
@@ -228,14 +261,12 @@ impl Http {
     }
 }
 
-fn client(redirects: Policy) -> Result<Client, FetchError> {
+fn builder(redirects: Policy) -> reqwest::ClientBuilder {
     Client::builder()
         .connect_timeout(CONNECT)
         .referer(false)
         .redirect(redirects)
         .user_agent(concat!("meridian/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(FetchError::Client)
 }
 
 /// At most ten hops, none from TLS to plain HTTP; reqwest drops the credential when host, port or scheme change.

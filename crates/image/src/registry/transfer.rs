@@ -1,16 +1,23 @@
 //! Bodies: bounded in size, obliged to make progress, and readable by synchronous code.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::Response;
+use reqwest::header::CONTENT_RANGE;
+use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::Http;
+use super::endpoint::{Endpoint, Path};
 use super::error::FetchError;
 use crate::limits::Limits;
 
+/// Times that a transfer is taken up again, and the pause before the first.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
 /// Chunks between the network and the unpacker.
 const CHUNKS: usize = 32;
 /// Bytes that a registry must send in each [`Limits::stall`] of waiting.
@@ -23,6 +30,8 @@ struct Body {
     stall: Duration,
     waited: Duration,
     received: u64,
+    /// Bytes at its beginning that are known already.
+    skip: u64,
 }
 
 impl Body {
@@ -31,7 +40,7 @@ impl Body {
         url.set_query(None);
         url.set_fragment(None);
         let _ = url.set_username("").and_then(|()| url.set_password(None));
-        Self { response, url: url.into(), stall: limits.stall, waited: Duration::ZERO, received: 0 }
+        Self { response, url: url.into(), stall: limits.stall, waited: Duration::ZERO, received: 0, skip: 0 }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
@@ -79,22 +88,78 @@ impl Drop for Transfer {
     }
 }
 
-/// The body as a blocking reader; a task of its own fetches ahead.
-pub(super) fn reader(response: Response, limits: &Limits) -> (impl Read + Send + use<>, Transfer) {
-    let (sender, receiver) = mpsc::channel(CHUNKS);
-    let mut body = Body::new(response, limits);
-    let task = tokio::spawn(async move {
+/// What a blob is read from, and read on from when the transfer breaks off.
+#[derive(Debug)]
+pub(super) struct Blob {
+    pub(super) http: Arc<Http>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) repository: String,
+    pub(super) object: String,
+}
+
+impl Blob {
+    /// The blob as a blocking reader; a task of its own fetches ahead.
+    pub(super) async fn open(self) -> Result<(impl Read + Send + use<>, Transfer), FetchError> {
+        let first = self.from(0).await?;
+        let (sender, receiver) = mpsc::channel(CHUNKS);
+        let task = tokio::spawn(async move {
+            if let Err(error) = self.send(first, &sender).await {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Ok((Chunks { receiver, current: Bytes::new() }, Transfer(task)))
+    }
+
+    /// Sends the blob to its reader, beginning anew where it broke off, as long as each try brings something.
+    async fn send(&self, mut body: Body, sender: &Sender) -> Result<(), FetchError> {
+        let (mut sent, mut tries) = (0, 0);
         loop {
-            let next = body.next().await.transpose();
-            let Some(chunk) = next else { return };
-            let failed = chunk.is_err();
-            if sender.send(chunk).await.is_err() || failed {
-                return;
+            match self.send_body(body, &mut sent, sender).await {
+                Err(error) if error.is_break() && tries < TRIES => {
+                    tracing::debug!(%error, sent, "transfer is taken up again");
+                    tries += 1;
+                    tokio::time::sleep(PAUSE * tries).await;
+                    body = self.from(sent).await?;
+                }
+                outcome => return outcome,
             }
         }
-    });
-    (Chunks { receiver, current: Bytes::new() }, Transfer(task))
+    }
+
+    /// Sends what a body has beyond what was sent.
+    async fn send_body(&self, mut body: Body, sent: &mut u64, sender: &Sender) -> Result<(), FetchError> {
+        while let Some(mut chunk) = body.next().await? {
+            let known = body.skip.min(chunk.len() as u64);
+            body.skip -= known;
+            let chunk = chunk.split_off(usize::try_from(known).unwrap_or(chunk.len()));
+            *sent += chunk.len() as u64;
+            if !chunk.is_empty() && sender.send(Ok(chunk)).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn from(&self, offset: u64) -> Result<Body, FetchError> {
+        let path = Path { repository: &self.repository, object: &self.object };
+        let response = self.endpoint.get_from(&self.http, &path, offset).await?;
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let right = range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")));
+        let mut body = Body::new(response, &self.http.limits);
+        match partial {
+            true if !right => Err(FetchError::Range { url: body.url, offset }),
+            true => Ok(body),
+            // It knows no ranges: what is known already comes once more.
+            false => {
+                body.skip = offset;
+                Ok(body)
+            }
+        }
+    }
 }
+
+type Sender = mpsc::Sender<Result<Bytes, FetchError>>;
 
 struct Chunks {
     receiver: mpsc::Receiver<Result<Bytes, FetchError>>,

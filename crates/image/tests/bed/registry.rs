@@ -21,6 +21,11 @@ pub enum Reply {
     Status(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// 200 that announces more than it sends.
     Truncated(Vec<u8>, usize),
+    /// At most so many bytes of what is asked for, then the end of the connection. The ranges it knows begin so many
+    /// bytes too late.
+    Pieces { body: Vec<u8>, most: usize, late: usize },
+    /// The same without ranges: each answer is from the beginning, and one piece longer than the one before.
+    Growing { body: Vec<u8>, piece: usize },
     /// 200 whose body has no length and no end.
     Endless,
     /// 200 that stops half-way and keeps the connection.
@@ -34,6 +39,9 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub authorization: Option<String>,
+    pub headers: Vec<String>,
+    /// First byte that is asked for.
+    pub offset: usize,
 }
 
 #[derive(Default)]
@@ -98,21 +106,30 @@ fn serve(stream: TcpStream, state: &State) {
     let mut words = first.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     let headers: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
-    let authorization = headers.iter().find_map(|line| {
-        let (key, value) = line.split_once(": ")?;
-        key.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
-    });
-    let request = Request { method, path, authorization };
-    state.requests.lock().unwrap().push(request.clone());
+    let header = |name: &str| {
+        headers.iter().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+        })
+    };
+    let range = header("range").unwrap_or_default();
+    let offset = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap_or(0);
+    let authorization = header("authorization");
+    let request = Request { method, path, authorization, headers, offset };
+    let before = {
+        let mut requests = state.requests.lock().unwrap();
+        requests.push(request.clone());
+        requests.iter().filter(|known| known.path == request.path).count()
+    };
     let reply = {
         let replies = state.replies.lock().unwrap();
         let bare = request.path.split('?').next().unwrap();
         replies.get(bare).cloned().unwrap_or(Reply::Status(404, Vec::new(), Vec::new()))
     };
-    let _ = answer(stream, &request, reply);
+    let _ = answer(stream, &request, reply, before);
 }
 
-fn answer(mut stream: TcpStream, request: &Request, reply: Reply) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, request: &Request, reply: Reply, turn: usize) -> std::io::Result<()> {
     let head = request.method == "HEAD";
     let mut send = |status: u16, headers: &[(&str, String)], length: Option<usize>, body: &[u8]| {
         write!(stream, "HTTP/1.1 {status} Status\r\nConnection: close\r\n")?;
@@ -129,6 +146,16 @@ fn answer(mut stream: TcpStream, request: &Request, reply: Reply) -> std::io::Re
         Reply::Body(body) => send(200, &[], Some(body.len()), &body),
         Reply::Status(status, headers, body) => send(status, &headers, Some(body.len()), &body),
         Reply::Truncated(body, length) => send(200, &[], Some(length), &body),
+        Reply::Pieces { body, most, late } if request.offset > 0 => {
+            let from = (request.offset + late).min(body.len());
+            let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
+            let end = (from + most).min(body.len());
+            send(206, &[("Content-Range", range)], Some(body.len() - from), &body[from..end])
+        }
+        Reply::Pieces { body, most, .. } => send(200, &[], Some(body.len()), &body[..most.min(body.len())]),
+        Reply::Growing { body, piece } => {
+            send(200, &[], Some(body.len()), &body[..(piece * turn).min(body.len())])
+        }
         Reply::Endless => {
             send(200, &[], None, b"")?;
             while stream.write_all(&[b' '; 65536]).is_ok() {}

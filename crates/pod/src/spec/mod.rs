@@ -101,18 +101,11 @@ pub enum SpecError {
 impl Classify for SpecError {
     fn class(&self) -> Class {
         match self {
-<<<<<<< HEAD
             Self::CapabilityNotHeld { .. }
             | Self::NoAppArmor { .. }
             | Self::AppArmorProfile { .. }
             | Self::Propagation { .. } => Class::FailedPrecondition,
-            Self::ImageVolume { .. } => Class::Unimplemented,
-=======
-            Self::CapabilityNotHeld { .. } | Self::NoAppArmor { .. } | Self::Propagation { .. } => {
-                Class::FailedPrecondition
-            }
             Self::ImageVolume(_) => Class::ImageVolume,
->>>>>>> 72716be (Mount images and artifacts as volumes, and hold images that containers use)
             Self::Serialise(_) => Class::Internal,
             Self::Volume { source, .. } | Self::Device { source, .. } | Self::AccountFile { source, .. } => {
                 match *source {
