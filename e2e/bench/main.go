@@ -1,6 +1,6 @@
 // The benchmark: Meridian beside containerd with runc and with crun, through the same client, in one run, alternating.
 //
-//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, growth, checkpoint, migration
+//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, growth, checkpoint, migration, pull
 //
 // Everything runs in a world of its own (package lab), so the network is the same for all and nothing else is counted.
 // Each figure is taken from outside: by the client's clock, from /proc, or by a task that reads its own clocks in a tight
@@ -22,15 +22,15 @@ import (
 
 // settings scale the run.
 type settings struct {
-	pods, execs, density, concurrent, rounds, moves int
-	sizes                                           []int
-	probing                                         time.Duration
-	crowd, crowds                                   int
+	pods, execs, density, concurrent, rounds, moves, layer int
+	sizes                                                  []int
+	probing                                                time.Duration
+	crowd, crowds                                          int
 }
 
 var (
-	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, sizes: []int{8, 64, 512}, probing: 10 * time.Second, crowd: 500, crowds: 10}
-	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, sizes: []int{8, 64}, probing: 3 * time.Second, crowd: 50, crowds: 2}
+	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, layer: 128, sizes: []int{8, 64, 512}, probing: 10 * time.Second, crowd: 500, crowds: 10}
+	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, layer: 16, sizes: []int{8, 64}, probing: 3 * time.Second, crowd: 50, crowds: 2}
 )
 
 // part is one section of the benchmark.
@@ -47,6 +47,7 @@ var parts = []part{
 	{"growth", growth},
 	{"checkpoint", checkpoints},
 	{"migration", migrations},
+	{"pull", pulls},
 }
 
 // bench is a run under way.
@@ -54,6 +55,7 @@ type bench struct {
 	settings
 	contenders []*contender
 	report     *report
+	registry   string
 }
 
 func main() {
@@ -80,7 +82,7 @@ func measure(scale settings, only []string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{settings: scale, contenders: stage.contenders, report: newReport()}
+	b := &bench{settings: scale, contenders: stage.contenders, report: newReport(), registry: stage.registry}
 	for _, part := range parts {
 		if len(only) > 0 && !slices.Contains(only, part.name) {
 			continue

@@ -119,6 +119,10 @@ func (f *Figure) judge() {
 		ratio(8)
 	case f.What == "PSS per pod, MB":
 		f.set("<= 0.2 MB", mine.P50 <= 0.2)
+	case strings.HasPrefix(f.What, "pull of "):
+		ratio(2)
+	case f.What == pullPeak:
+		f.set("< 150 MB", mine.Max < 150)
 	case f.What == "processes per pod":
 		f.set("<= 1", mine.P50 <= 1)
 	case strings.HasPrefix(f.What, "daemon RSS at "), strings.HasPrefix(f.What, "daemon RSS after "):
