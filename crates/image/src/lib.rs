@@ -187,7 +187,8 @@ impl Images {
     /// # Errors
     /// See [`OpenError::Registries`]; what was configured before stays.
     pub fn reconfigure(&self, mirrors: Vec<Mirror>, insecure: Vec<String>) -> Result<(), OpenError> {
-        let registries = Registries::new(mirrors, insecure, self.inner.config.limits.clone());
+        let (hosts, limits) = (self.inner.config.hosts.clone(), self.inner.config.limits.clone());
+        let registries = Registries::new(mirrors, insecure, hosts, limits);
         let registries = Arc::new(registries.map_err(OpenError::Registries)?);
         *self.inner.registries.write().unwrap_or_else(PoisonError::into_inner) = registries;
         Ok(())
