@@ -54,7 +54,7 @@ func TestPodNamespacesAreSharedAndContainerNamespacesAreNot(t *testing.T) {
 // CRIU refuses nested time namespaces, and a child in another one than its parent would see other clocks.
 func TestNoTaskIsLeftWithADifferentNamespaceForChildren(t *testing.T) {
 	p := pod(t)
-	c := p.Run("c1", "sleep 1000 & "+sleeper)
+	c := p.Run("c1", "trap 'exit 0' TERM; sleep 1000 & wait") // no process that ends while it is looked at
 	c.Sh("true")
 	inPod := processesIn("net", namespace(t, pidOf(t, c), "net"))
 	if len(inPod) < 2 {

@@ -57,7 +57,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 // Every limit of CRI in the words of cgroup v2, and the unified map verbatim.
 func TestLimitsOfCgroup2(t *testing.T) {
 	c := pod(t).Run("main", sleeper, resources(&runtimeapi.LinuxContainerResources{
-		CpuQuota: 50000, CpuPeriod: 100000, CpuShares: 512, CpusetCpus: "1", CpusetMems: "0",
+		CpuQuota: 50000, CpuPeriod: 100000, CpuShares: 512, CpusetCpus: "0", CpusetMems: "0",
 		MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 96 << 20, OomScoreAdj: 500,
 		HugepageLimits: []*runtimeapi.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}},
 		Unified:        map[string]string{"memory.high": "50331648", "memory.low": "1048576", "pids.max": "77"},
@@ -65,8 +65,8 @@ func TestLimitsOfCgroup2(t *testing.T) {
 	for name, want := range map[string]string{
 		"cpu.max":               "50000 100000",
 		"cpu.weight":            "20", // 1 + (512 - 2) * 9999 / 262142
-		"cpuset.cpus":           "1",
-		"cpuset.cpus.effective": "1",
+		"cpuset.cpus":           "0",
+		"cpuset.cpus.effective": "0",
 		"cpuset.mems":           "0",
 		"memory.max":            "67108864",
 		"memory.swap.max":       "33554432", // memory and swap, less memory
@@ -79,7 +79,7 @@ func TestLimitsOfCgroup2(t *testing.T) {
 			t.Errorf("%s = %q, want %q", name, got, want)
 		}
 	}
-	if got := c.Sh("grep Cpus_allowed_list /proc/self/status"); !strings.HasSuffix(got, "\t1") {
+	if got := c.Sh("grep Cpus_allowed_list /proc/self/status"); !strings.HasSuffix(got, "\t0") {
 		t.Errorf("an exec runs on %q", got)
 	}
 }
