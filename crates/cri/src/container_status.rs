@@ -31,7 +31,6 @@ pub(crate) fn status(
 /// The status message of a container.
 pub(crate) fn of(images: &Images, c: &pod::Container) -> ContainerStatus {
     let (m, s) = (&c.metadata, &c.status);
-    let linux = m.config.linux.as_ref();
     ContainerStatus {
         id: m.id.to_string(),
         metadata: m.config.metadata.clone(),
@@ -48,7 +47,7 @@ pub(crate) fn of(images: &Images, c: &pod::Container) -> ContainerStatus {
         annotations: m.config.annotations.clone(),
         mounts: mounts(m),
         log_path: m.log_path.display().to_string(),
-        resources: Some(ContainerResources { linux: linux.and_then(|l| l.resources.clone()), windows: None }),
+        resources: Some(ContainerResources { linux: c.resources().cloned(), windows: None }),
         image_id: m.image_id.clone(),
         user: Some(ContainerUser { linux: Some(user(&m.user)) }),
         stop_signal: signal::name(m.stop_signal).into(),

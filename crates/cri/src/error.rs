@@ -35,6 +35,12 @@ impl Failure {
         }
     }
 
+    /// A subscriber read too slowly and lost what it had not read.
+    pub(crate) fn behind(events: u64) -> Self {
+        let message = format!("{events} events were dropped because they were not read in time: list the objects and subscribe again");
+        Self { code: Code::ResourceExhausted, message }
+    }
+
     /// A failed pull. The kubelet looks at the beginning of the text of errors, and sees it unadorned for code Unknown
     /// alone (cri-api pkg/errors).
     pub(crate) fn of_pull(error: &image::PullError) -> Self {

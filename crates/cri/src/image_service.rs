@@ -1,15 +1,14 @@
 //! `runtime.v1.ImageService`: every RPC, each handed to its file.
 
-use std::{fmt, pin::Pin};
+use std::fmt;
 
 use api::cri::v1::{image_service_server::ImageService, *};
 use image::Images;
 use pod::Pods;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    error::Failure, image_fs_info, image_list, image_pull, image_remove, image_status, service::answer,
+    image_fs_info, image_list, image_pull, image_remove, image_status, service::answer, stream,
 };
 
 /// The service; a handle on the node's images, and on the pods that use them.
@@ -29,7 +28,7 @@ type Reply<T> = Result<Response<T>, Status>;
 
 #[async_trait]
 impl ImageService for ImageStore {
-    type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<StreamImagesResponse, Status>> + Send>>;
+    type StreamImagesStream = stream::Items<StreamImagesResponse>;
 
     async fn list_images(&self, r: Request<ListImagesRequest>) -> Reply<ListImagesResponse> {
         Ok(Response::new(image_list::list(&self.images, r.get_ref())))
@@ -53,7 +52,8 @@ impl ImageService for ImageStore {
         Ok(Response::new(work.await.map_err(|error| Failure::of_image_store(&error))?))
     }
 
-    async fn stream_images(&self, _: Request<StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
-        Err(Failure::unimplemented("StreamImages").into())
+    async fn stream_images(&self, r: Request<StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
+        let list = image_list::list(&self.images, &ListImagesRequest { filter: r.into_inner().filter });
+        Ok(Response::new(stream::batches(list.images, |images| StreamImagesResponse { images })))
     }
 }

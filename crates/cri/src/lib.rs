@@ -23,6 +23,7 @@
 mod check;
 mod container_checkpoint;
 mod container_create;
+mod container_events;
 mod container_exec;
 mod container_list;
 mod container_remove;
@@ -31,6 +32,7 @@ mod container_start;
 mod container_stats;
 mod container_status;
 mod container_stop;
+mod container_update;
 pub mod deadline;
 pub mod error;
 mod filter;
@@ -51,9 +53,11 @@ mod sandbox_restore;
 mod sandbox_run;
 mod sandbox_status;
 mod sandbox_stop;
+mod sandbox_update;
 mod service;
 mod signal;
 mod status;
+mod stream;
 mod version;
 
 use std::sync::Arc;

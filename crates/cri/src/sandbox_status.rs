@@ -34,7 +34,8 @@ pub(crate) fn status(
     })
 }
 
-fn of(s: &pod::Sandbox) -> PodSandboxStatus {
+/// The status message of a pod.
+pub(crate) fn of(s: &pod::Sandbox) -> PodSandboxStatus {
     PodSandboxStatus {
         id: s.id.to_string(),
         metadata: s.config.metadata.clone(),

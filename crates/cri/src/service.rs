@@ -1,21 +1,21 @@
 //! `runtime.v1.RuntimeService`: every RPC, each handed to its file, in a span of its own.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use api::cri::v1::{runtime_service_server::RuntimeService, *};
 use image::Images;
 use pod::Pods;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 use tracing::Instrument;
 
 use crate::{
-    container_checkpoint, container_create, container_exec, container_list, container_remove,
-    container_reopen_log, container_start, container_stats, container_status, container_stop, deadline,
+    container_checkpoint, container_create, container_events, container_exec, container_list, container_remove,
+    container_reopen_log, container_start, container_stats, container_status, container_stop, container_update, deadline,
     error::Failure,
-    metrics, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run,
-    sandbox_status, sandbox_stop,
+    metrics, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run, sandbox_stats,
+    sandbox_status, sandbox_stop, sandbox_update,
     status::{self, Abilities},
+    stream::{self, Items},
     version,
 };
 
@@ -34,7 +34,6 @@ impl fmt::Debug for Runtime {
 }
 
 type Reply<T> = Result<Response<T>, Status>;
-type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Answers an RPC and tells the log what the caller is told.
 pub(crate) async fn answer<T>(rpc: &'static str, work: impl Future<Output = Result<T, Failure>>) -> Reply<T> {
@@ -173,18 +172,12 @@ impl RuntimeService for Runtime {
         answer("RestorePod", sandbox_restore::restore(&self.pods, r.into_inner(), limit)).await
     }
 
-    async fn update_container_resources(
-        &self,
-        _: Request<UpdateContainerResourcesRequest>,
-    ) -> Reply<UpdateContainerResourcesResponse> {
-        later("UpdateContainerResources")
+    async fn update_container_resources(&self, r: Request<UpdateContainerResourcesRequest>) -> Reply<UpdateContainerResourcesResponse> {
+        answer("UpdateContainerResources", container_update::update(&self.pods, r.into_inner())).await
     }
 
-    async fn update_pod_sandbox_resources(
-        &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
-    ) -> Reply<UpdatePodSandboxResourcesResponse> {
-        later("UpdatePodSandboxResources")
+    async fn update_pod_sandbox_resources(&self, r: Request<UpdatePodSandboxResourcesRequest>) -> Reply<UpdatePodSandboxResourcesResponse> {
+        answer("UpdatePodSandboxResources", async { sandbox_update::update(&self.pods, r.get_ref()) }).await
     }
 
     async fn update_runtime_config(
@@ -231,25 +224,24 @@ impl RuntimeService for Runtime {
         answer("ListPodSandboxMetrics", async { Ok(metrics::list(&self.pods).await) }).await
     }
 
-    async fn stream_pod_sandboxes(
-        &self,
-        _: Request<StreamPodSandboxesRequest>,
-    ) -> Reply<Self::StreamPodSandboxesStream> {
-        later("StreamPodSandboxes")
+    async fn stream_pod_sandboxes(&self, r: Request<StreamPodSandboxesRequest>) -> Reply<Self::StreamPodSandboxesStream> {
+        let request = ListPodSandboxRequest { filter: r.into_inner().filter };
+        let list = async { sandbox_list::list(&self.pods, request) };
+        let wrap = |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes };
+        answer("StreamPodSandboxes", async { Ok(stream::batches(list.await?.items, wrap)) }).await
     }
 
-    async fn stream_containers(
-        &self,
-        _: Request<StreamContainersRequest>,
-    ) -> Reply<Self::StreamContainersStream> {
-        later("StreamContainers")
+    async fn stream_containers(&self, r: Request<StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
+        let request = ListContainersRequest { filter: r.into_inner().filter };
+        let list = async { container_list::list(&self.pods, &self.images, request) };
+        let wrap = |containers| StreamContainersResponse { containers };
+        answer("StreamContainers", async { Ok(stream::batches(list.await?.containers, wrap)) }).await
     }
 
-    async fn stream_container_stats(
-        &self,
-        _: Request<StreamContainerStatsRequest>,
-    ) -> Reply<Self::StreamContainerStatsStream> {
-        later("StreamContainerStats")
+    async fn stream_container_stats(&self, r: Request<StreamContainerStatsRequest>) -> Reply<Self::StreamContainerStatsStream> {
+        let list = container_stats::list(&self.pods, ListContainerStatsRequest { filter: r.into_inner().filter });
+        let wrap = |container_stats| StreamContainerStatsResponse { container_stats };
+        answer("StreamContainerStats", async { Ok(stream::batches(list.await?.stats, wrap)) }).await
     }
 
     async fn stream_pod_sandbox_stats(
@@ -266,10 +258,8 @@ impl RuntimeService for Runtime {
         later("StreamPodSandboxMetrics")
     }
 
-    async fn get_container_events(
-        &self,
-        _: Request<GetEventsRequest>,
-    ) -> Reply<Self::GetContainerEventsStream> {
-        later("GetContainerEvents")
+    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
+        let events = container_events::events(&self.pods, &self.images);
+        answer("GetContainerEvents", async { Ok(events) }).await
     }
 }

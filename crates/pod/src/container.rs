@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use api::cri::v1::ContainerConfig;
+use api::cri::v1::{ContainerConfig, LinuxContainerResources};
 use api::id::{ContainerId, PodId};
 use api::shim::v1 as shim;
 
@@ -62,7 +62,7 @@ pub struct User {
 }
 
 /// What changes while a container lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Status {
     /// What it is doing.
     pub state: ContainerState,
@@ -78,6 +78,8 @@ pub struct Status {
     pub reason: String,
     /// A sentence for people, may be empty.
     pub message: String,
+    /// Limits in force when they were changed since it was created; else those of its configuration are.
+    pub resources: Option<Box<LinuxContainerResources>>,
 }
 
 impl Default for Status {
@@ -90,6 +92,7 @@ impl Default for Status {
             exit_code: 0,
             reason: String::new(),
             message: String::new(),
+            resources: None,
         }
     }
 }
@@ -120,6 +123,13 @@ impl Container {
     #[must_use]
     pub fn name(&self) -> (&str, u32) {
         name(&self.metadata.config)
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn resources(&self) -> Option<&LinuxContainerResources> {
+        let given = || self.metadata.config.linux.as_ref()?.resources.as_ref();
+        self.status.resources.as_deref().or_else(given)
     }
 
     /// What it is doing.

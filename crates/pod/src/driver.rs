@@ -17,11 +17,12 @@ mod container;
 mod events;
 mod sandbox;
 mod slot;
+mod update;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use api::cri::v1::ContainerConfig;
+use api::cri::v1::{ContainerConfig, LinuxContainerResources};
 use api::id::ContainerId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -67,6 +68,12 @@ pub(crate) enum Request {
         id: ContainerId,
         reply: Reply<(), ContainerError>,
     },
+    /// Sets limits; those that are 0 or empty stay.
+    Update {
+        id: ContainerId,
+        resources: Box<LinuxContainerResources>,
+        reply: Reply<(), ContainerError>,
+    },
     StopSandbox {
         reply: Reply<(), StopError>,
     },
@@ -109,6 +116,12 @@ enum Done {
     Removed {
         id: ContainerId,
         result: Result<(), ContainerError>,
+    },
+    Updated {
+        id: ContainerId,
+        resources: Box<LinuxContainerResources>,
+        result: Result<(), ContainerError>,
+        reply: Reply<(), ContainerError>,
     },
     /// The stop signal could not be sent; the kill follows at its time.
     Signalled {
@@ -210,6 +223,7 @@ impl Driver {
             Request::Start { id, reply } => self.start_container(&id, reply),
             Request::Stop { id, grace, reply } => self.stop_container(&id, grace, reply),
             Request::Remove { id, reply } => self.remove_container(&id, reply),
+            Request::Update { id, resources, reply } => self.update_container(&id, resources, reply),
             Request::StopSandbox { reply } => self.stop_sandbox(reply),
             Request::RemoveSandbox { reply } => self.remove_sandbox(reply),
             Request::BeginCapture { activity, reply } => self.begin_capture(activity, reply),
@@ -236,6 +250,9 @@ impl Driver {
                 );
             }
             Done::Removed { id, result } => self.removed(&id, result),
+            Done::Updated { id, resources, result, reply } => {
+                let _ = reply.send(result.map(|()| self.updated(&id, &resources)));
+            }
             Done::Signalled { id, result } => {
                 if let Err(error) = result {
                     tracing::warn!(pod = %self.pod.id, container = %id, %error, "sending the stop signal");
@@ -251,8 +268,10 @@ impl Driver {
         self.slots.iter_mut().find(|slot| slot.id == *id)
     }
 
-    /// Replaces what readers see.
+    /// Replaces what readers see, and tells subscribers what is new in it.
     fn publish(&self) {
-        self.views.send_replace(Arc::new(view(&self.pod, self.activity, &self.slots)));
+        let new = Arc::new(view(&self.pod, self.activity, &self.slots));
+        let old = self.views.send_replace(Arc::clone(&new));
+        self.pod.node.events.tell(&old, &new);
     }
 }

@@ -358,6 +358,14 @@ pub enum ContainerError {
         /// Why.
         source: CallError,
     },
+    /// Limits that cannot be set.
+    #[error("container {id:?}: {source}")]
+    Resources {
+        /// The container.
+        id: ContainerId,
+        /// Which, and why.
+        source: crate::spec::SpecError,
+    },
     /// It cannot be brought back from its checkpoint.
     #[error("container {id:?} cannot be restored: {source}")]
     Restore {
@@ -405,6 +413,7 @@ impl Classify for ContainerError {
             Self::Shim { source, .. } | Self::Restore { source: StartRestoredError::Shim(source), .. } => {
                 source.class()
             }
+            Self::Resources { source, .. } => source.class(),
             Self::Restore { .. } => Class::Internal,
             Self::Alive { .. } => Class::DeadlineExceeded,
             Self::Log { source, .. } => class_of(*source),

@@ -29,6 +29,7 @@ mod container;
 mod create;
 mod driver;
 mod error;
+mod events;
 mod exec;
 mod files;
 mod headroom;
@@ -54,12 +55,14 @@ mod state;
 mod stats;
 mod stop;
 mod store;
+mod update;
 
 pub use checkpoint::CheckpointError;
 pub use container::{Container, Metadata, Status, User};
 pub use error::{
     Class, Classify, ContainerError, CreateError, ExecError, LookupError, OpenError, RunError, StopError,
 };
+pub use events::{BACKLOG as EVENT_BACKLOG, Event, EventKind};
 pub use exec::{ExecOutput, OUTPUT_LIMIT};
 pub use headroom::NoHeadroom;
 pub use moving::{MoveError, MovingPod, NodePods, ReceivedPod};

@@ -12,6 +12,7 @@ use sys::mount::{Attributes, Filesystem, Flags, Propagation};
 
 use crate::cgroup::Cgroups;
 use crate::error::OpenError;
+use crate::events::Events;
 use crate::shim::Launcher;
 use crate::spec::mounts::PodFiles;
 use crate::spec::seccomp::Filters;
@@ -47,6 +48,7 @@ pub(crate) struct Node {
     pub filters: Filters,
     pub own_capabilities: Set,
     pub samples: Samples,
+    pub events: Events,
     /// What the restores of checkpoints took.
     pub restores: Estimate,
 }
@@ -83,6 +85,7 @@ impl Node {
             filters: Filters::default(),
             own_capabilities: security::own(),
             samples: Samples::default(),
+            events: Events::default(),
             restores: Estimate::default(),
             config,
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::cri::v1::{ContainerConfig, PodSandboxConfig};
+use api::cri::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use api::id::{ContainerId, PodId};
 use image::Images;
 use network::Network;
@@ -13,6 +13,7 @@ use tracing::Instrument;
 use crate::container::Container;
 use crate::driver::{self, Request};
 use crate::error::{ContainerError, CreateError, LookupError, OpenError, RunError, StopError};
+use crate::events::Event;
 use crate::node::{Node, PodsConfig};
 use crate::ports;
 use crate::publisher::Handle;
@@ -81,6 +82,7 @@ impl Pods {
     pub(crate) fn list(&self, ready: start::Ready) -> Arc<Handle> {
         let handle = driver::start(ready.pod, &self.registry, Activity::Ready, &[], ready.events);
         self.registry.insert(Arc::clone(&handle));
+        self.node.events.tell_begin(&handle.view());
         handle
     }
 
@@ -145,6 +147,25 @@ impl Pods {
     pub async fn remove_container(&self, id: &ContainerId) -> Result<(), ContainerError> {
         let Ok(handle) = self.registry.pod_of(id) else { return Ok(()) };
         self.ask_container(&handle, |reply| Request::Remove { id: id.clone(), reply }).await
+    }
+
+    /// Sets limits of a container; those that are 0 or empty stay as they are. All or nothing: on an error the old ones
+    /// are in force. A container that ended only has them in its status.
+    pub async fn update_container(
+        &self,
+        id: &ContainerId,
+        resources: LinuxContainerResources,
+    ) -> Result<(), ContainerError> {
+        let handle = self.registry.pod_of(id)?;
+        let resources = Box::new(resources);
+        self.ask_container(&handle, |reply| Request::Update { id: id.clone(), resources, reply }).await
+    }
+
+    /// What happens to pods and containers from now on; whoever is [`EVENT_BACKLOG`](crate::EVENT_BACKLOG) behind loses
+    /// the oldest and is told how many.
+    #[must_use]
+    pub fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Arc<Event>> {
+        self.node.events.subscribe()
     }
 
     async fn ask_container(

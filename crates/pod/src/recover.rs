@@ -383,6 +383,7 @@ fn container(pod: &Pod, (id, record, status): (ContainerId, ContainerRecord, Sta
         exit_code: status.exit_code,
         reason: status.reason,
         message: status.message,
+        resources: status.resources.map(Box::new),
     };
     Container { metadata: Arc::new(metadata), status }
 }

@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use api::cri::v1::{ContainerConfig, PodSandboxConfig};
+use api::cri::v1::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
 use api::id::{ContainerId, PodId};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -113,6 +113,9 @@ pub(crate) struct StatusRecord {
     pub reason: String,
     #[prost(string, tag = "6")]
     pub message: String,
+    /// Set once they were changed.
+    #[prost(message, optional, tag = "7")]
+    pub resources: Option<LinuxContainerResources>,
 }
 
 /// One change; those of one call are one transaction.

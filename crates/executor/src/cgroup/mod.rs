@@ -168,12 +168,12 @@ impl Cgroup {
                 None if setting.dispensable => continue,
                 None => return Err(Failure::new("limit", setting.controller, Errno::NODEV)),
             };
-            for (file, value) in writes {
-                let written = tree::write(dir, file, value);
-                // A file that is not there is a controller that is not, or a kernel without this one of its files.
-                let written = written.map_err(|e| if e == Errno::NOENT { Errno::NODEV } else { e });
-                written.step("limit", format!("{file} = {value}"))?;
+            // v1 keeps memory at most memory plus swap at every step: raising both begins with the second.
+            match write_all(dir, writes.iter()) {
+                Err((Errno::INVAL, _)) if writes.len() > 1 => write_all(dir, writes.iter().rev()),
+                written => written,
             }
+            .map_err(|(errno, object)| Failure::new("limit", object, errno))?;
         }
         Ok(())
     }
@@ -225,6 +225,19 @@ impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.unified.as_fd()
     }
+}
+
+fn write_all<'a>(
+    dir: &OwnedFd,
+    writes: impl Iterator<Item = &'a (String, String)>,
+) -> Result<(), (Errno, String)> {
+    for (file, value) in writes {
+        let written = tree::write(dir, file, value);
+        // A file that is not there is a controller that is not, or a kernel without this one of its files.
+        let written = written.map_err(|e| if e == Errno::NOENT { Errno::NODEV } else { e });
+        written.map_err(|e| (e, format!("{file} = {value}")))?;
+    }
+    Ok(())
 }
 
 fn identity(fd: &OwnedFd) -> sys::Result<(u64, u64)> {

@@ -325,7 +325,7 @@ impl Driver {
     }
 }
 
-fn not_found(id: &ContainerId, reply: Reply<(), ContainerError>) {
+pub(super) fn not_found(id: &ContainerId, reply: Reply<(), ContainerError>) {
     let error = LookupError::NotFound { kind: "container", id: id.to_string() };
     let _ = reply.send(Err(error.into()));
 }

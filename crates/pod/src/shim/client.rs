@@ -226,6 +226,15 @@ impl Client {
         self.order("reopen log", call, &[log], PROMPT).await
     }
 
+    pub(crate) async fn update_resources(
+        &self,
+        id: &str,
+        resources: shim::Resources,
+    ) -> Result<(), CallError> {
+        let request = shim::UpdateResourcesRequest { id: id.to_owned(), resources: Some(resources) };
+        self.order("update resources", Call::UpdateResources(request), &[], PROMPT).await
+    }
+
     /// Ends a freeze; `kill`: with the containers.
     pub(crate) async fn resume(&self, kill: bool) -> Result<(), CallError> {
         self.order("resume", Call::Resume(shim::ResumeRequest { kill }), &[], PROMPT).await
