@@ -37,7 +37,9 @@ impl Failure {
 
     /// A subscriber read too slowly and lost what it had not read.
     pub(crate) fn behind(events: u64) -> Self {
-        let message = format!("{events} events were dropped because they were not read in time: list the objects and subscribe again");
+        let message = format!(
+            "{events} events were dropped because they were not read in time: list the objects and subscribe again"
+        );
         Self { code: Code::ResourceExhausted, message }
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use api::cri::v1::{
     ContainerFilter, ContainerState, ContainerStatsFilter, PodSandboxFilter, PodSandboxState,
+    PodSandboxStatsFilter,
 };
 
 use crate::check::{Field, Invalid, id, one_of};
@@ -29,6 +30,12 @@ impl Filter<PodSandboxState> {
         let Some(given) = given else { return Ok(Self::default()) };
         let state = state(given.state.map(|s| s.state), "SANDBOX_READY or SANDBOX_NOTREADY (0 or 1)")?;
         Self { id: given.id, state, labels: given.label_selector, ..Self::default() }.checked()
+    }
+
+    /// `ListPodSandboxStatsRequest.filter`.
+    pub(crate) fn sandbox_stats(given: Option<PodSandboxStatsFilter>) -> Result<Self, Invalid> {
+        let Some(given) = given else { return Ok(Self::default()) };
+        Self { id: given.id, labels: given.label_selector, ..Self::default() }.checked()
     }
 }
 

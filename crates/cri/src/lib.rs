@@ -51,6 +51,7 @@ mod sandbox_list;
 mod sandbox_remove;
 mod sandbox_restore;
 mod sandbox_run;
+mod sandbox_stats;
 mod sandbox_status;
 mod sandbox_stop;
 mod sandbox_update;

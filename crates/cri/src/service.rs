@@ -9,11 +9,12 @@ use tonic::{Request, Response, Status, async_trait};
 use tracing::Instrument;
 
 use crate::{
-    container_checkpoint, container_create, container_events, container_exec, container_list, container_remove,
-    container_reopen_log, container_start, container_stats, container_status, container_stop, container_update, deadline,
+    container_checkpoint, container_create, container_events, container_exec, container_list,
+    container_remove, container_reopen_log, container_start, container_stats, container_status,
+    container_stop, container_update, deadline,
     error::Failure,
-    metrics, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run, sandbox_stats,
-    sandbox_status, sandbox_stop, sandbox_update,
+    metrics, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run,
+    sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
     status::{self, Abilities},
     stream::{self, Items},
     version,
@@ -172,11 +173,17 @@ impl RuntimeService for Runtime {
         answer("RestorePod", sandbox_restore::restore(&self.pods, r.into_inner(), limit)).await
     }
 
-    async fn update_container_resources(&self, r: Request<UpdateContainerResourcesRequest>) -> Reply<UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        r: Request<UpdateContainerResourcesRequest>,
+    ) -> Reply<UpdateContainerResourcesResponse> {
         answer("UpdateContainerResources", container_update::update(&self.pods, r.into_inner())).await
     }
 
-    async fn update_pod_sandbox_resources(&self, r: Request<UpdatePodSandboxResourcesRequest>) -> Reply<UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        r: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<UpdatePodSandboxResourcesResponse> {
         answer("UpdatePodSandboxResources", async { sandbox_update::update(&self.pods, r.get_ref()) }).await
     }
 
@@ -199,15 +206,15 @@ impl RuntimeService for Runtime {
         later("PortForward")
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<PodSandboxStatsRequest>) -> Reply<PodSandboxStatsResponse> {
-        later("PodSandboxStats")
+    async fn pod_sandbox_stats(&self, r: Request<PodSandboxStatsRequest>) -> Reply<PodSandboxStatsResponse> {
+        answer("PodSandboxStats", sandbox_stats::stats(&self.pods, r.into_inner())).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<ListPodSandboxStatsRequest>,
+        r: Request<ListPodSandboxStatsRequest>,
     ) -> Reply<ListPodSandboxStatsResponse> {
-        later("ListPodSandboxStats")
+        answer("ListPodSandboxStats", sandbox_stats::list(&self.pods, r.into_inner())).await
     }
 
     async fn list_metric_descriptors(
@@ -224,41 +231,59 @@ impl RuntimeService for Runtime {
         answer("ListPodSandboxMetrics", async { Ok(metrics::list(&self.pods).await) }).await
     }
 
-    async fn stream_pod_sandboxes(&self, r: Request<StreamPodSandboxesRequest>) -> Reply<Self::StreamPodSandboxesStream> {
+    async fn stream_pod_sandboxes(
+        &self,
+        r: Request<StreamPodSandboxesRequest>,
+    ) -> Reply<Self::StreamPodSandboxesStream> {
         let request = ListPodSandboxRequest { filter: r.into_inner().filter };
         let list = async { sandbox_list::list(&self.pods, request) };
         let wrap = |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes };
         answer("StreamPodSandboxes", async { Ok(stream::batches(list.await?.items, wrap)) }).await
     }
 
-    async fn stream_containers(&self, r: Request<StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        r: Request<StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
         let request = ListContainersRequest { filter: r.into_inner().filter };
         let list = async { container_list::list(&self.pods, &self.images, request) };
         let wrap = |containers| StreamContainersResponse { containers };
         answer("StreamContainers", async { Ok(stream::batches(list.await?.containers, wrap)) }).await
     }
 
-    async fn stream_container_stats(&self, r: Request<StreamContainerStatsRequest>) -> Reply<Self::StreamContainerStatsStream> {
-        let list = container_stats::list(&self.pods, ListContainerStatsRequest { filter: r.into_inner().filter });
+    async fn stream_container_stats(
+        &self,
+        r: Request<StreamContainerStatsRequest>,
+    ) -> Reply<Self::StreamContainerStatsStream> {
+        let list =
+            container_stats::list(&self.pods, ListContainerStatsRequest { filter: r.into_inner().filter });
         let wrap = |container_stats| StreamContainerStatsResponse { container_stats };
         answer("StreamContainerStats", async { Ok(stream::batches(list.await?.stats, wrap)) }).await
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        r: Request<StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        later("StreamPodSandboxStats")
+        let list =
+            sandbox_stats::list(&self.pods, ListPodSandboxStatsRequest { filter: r.into_inner().filter });
+        let wrap = |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        answer("StreamPodSandboxStats", async { Ok(stream::batches(list.await?.stats, wrap)) }).await
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        later("StreamPodSandboxMetrics")
+        let list = metrics::list(&self.pods);
+        let wrap = |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        answer("StreamPodSandboxMetrics", async { Ok(stream::batches(list.await.pod_metrics, wrap)) }).await
     }
 
-    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Reply<Self::GetContainerEventsStream> {
         let events = container_events::events(&self.pods, &self.images);
         answer("GetContainerEvents", async { Ok(events) }).await
     }

@@ -21,9 +21,9 @@ use crate::pods::Pods;
 /// How long the size of a writable layer is believed: finding it out walks the layer.
 const DISK_AGE: Duration = Duration::from_secs(10);
 
-/// Earlier readings, for what only two of them tell.
+/// Earlier readings, by the id of a container or pod, for what only two of them tell.
 #[derive(Debug, Default)]
-pub(crate) struct Samples(Mutex<HashMap<ContainerId, Sample>>);
+pub(crate) struct Samples(Mutex<HashMap<String, Sample>>);
 
 #[derive(Debug, Clone, Default)]
 struct Sample {
@@ -35,18 +35,18 @@ struct Sample {
 }
 
 impl Samples {
-    pub(crate) fn forget(&self, id: &ContainerId) {
+    pub(crate) fn forget(&self, id: &str) {
         self.with(|samples| samples.remove(id));
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<ContainerId, Sample>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Sample>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The CPU rate since the reading before this one.
-    fn rate(&self, id: &ContainerId, at: i64, usage: u64) -> u64 {
+    fn rate(&self, id: &str, at: i64, usage: u64) -> u64 {
         self.with(|samples| {
-            let sample = samples.entry(id.clone()).or_default();
+            let sample = samples.entry(id.to_owned()).or_default();
             if let Some((then, used)) = sample.cpu
                 && let Ok(elapsed @ 1..) = u64::try_from(at - then)
             {
@@ -59,7 +59,7 @@ impl Samples {
     }
 
     /// Bytes and files of a writable layer.
-    pub(crate) fn disk(&self, id: &ContainerId, upper: &Path) -> (u64, u64) {
+    pub(crate) fn disk(&self, id: &str, upper: &Path) -> (u64, u64) {
         let known = self.with(|samples| samples.get(id).and_then(|sample| sample.disk));
         if let Some((when, bytes, files)) = known
             && when.elapsed() < DISK_AGE
@@ -69,7 +69,7 @@ impl Samples {
         let (mut bytes, mut files) = (0, 0);
         measure(upper, 0, &mut bytes, &mut files);
         self.with(|samples| {
-            samples.entry(id.clone()).or_default().disk = Some((Instant::now(), bytes, files))
+            samples.entry(id.to_owned()).or_default().disk = Some((Instant::now(), bytes, files))
         });
         (bytes, files)
     }
@@ -97,13 +97,13 @@ impl Pods {
         let containers = self.containers();
         let layers = containers.iter().map(|container| {
             let id = container.id();
-            self.node.samples.disk(id, &self.node.container_dir(id).join("upper"))
+            self.node.samples.disk(id.as_str(), &self.node.container_dir(id).join("upper"))
         });
         layers.fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1))
     }
 }
 
-fn stats(pod: &Pod, container: &Container) -> ContainerStats {
+pub(crate) fn stats(pod: &Pod, container: &Container) -> ContainerStats {
     let id = container.id();
     let config = &container.metadata.config;
     let files = Files::new(pod, container);
@@ -115,11 +115,11 @@ fn stats(pod: &Pod, container: &Container) -> ContainerStats {
         annotations: config.annotations.clone(),
     };
     let upper = pod.node.container_dir(id).join("upper");
-    let (used, inodes) = pod.node.samples.disk(id, &upper);
+    let (used, inodes) = pod.node.samples.disk(id.as_str(), &upper);
     let mountpoint = pod.node.config.root.to_string_lossy().into_owned();
     ContainerStats {
         attributes: Some(attributes),
-        cpu: files.cpu(id, at),
+        cpu: files.cpu(id.as_str(), at),
         memory: files.memory(at),
         writable_layer: Some(FilesystemUsage {
             timestamp: at,
@@ -128,11 +128,11 @@ fn stats(pod: &Pod, container: &Container) -> ContainerStats {
             inodes_used: value(inodes),
         }),
         swap: files.swap(at),
-        io: files.psi("io").map(|psi| IoUsage { timestamp: at, psi: Some(psi) }),
+        io: files.io(at),
     }
 }
 
-/// The cgroup files of one container.
+/// The cgroup files of one container, or of a pod.
 pub(crate) struct Files<'a> {
     pod: &'a Pod,
     path: String,
@@ -141,6 +141,11 @@ pub(crate) struct Files<'a> {
 impl<'a> Files<'a> {
     pub(crate) fn new(pod: &'a Pod, container: &Container) -> Self {
         Self { pod, path: pod.container_cgroup(container.id()) }
+    }
+
+    /// Those of the pod as a whole.
+    pub(crate) fn of_pod(pod: &'a Pod) -> Self {
+        Self { pod, path: pod.cgroup.clone() }
     }
 
     pub(crate) fn on_unified(&self, controller: &str) -> bool {
@@ -159,7 +164,7 @@ impl<'a> Files<'a> {
         self.text(controller, file)?.trim().parse().ok()
     }
 
-    fn cpu(&self, id: &ContainerId, at: i64) -> Option<CpuUsage> {
+    pub(crate) fn cpu(&self, id: &str, at: i64) -> Option<CpuUsage> {
         let usage = if self.pod.node.cgroups.on_unified("cpu") {
             field(&self.text("", "cpu.stat")?, "usage_usec")?.saturating_mul(1000)
         } else {
@@ -173,7 +178,7 @@ impl<'a> Files<'a> {
         })
     }
 
-    fn memory(&self, at: i64) -> Option<MemoryUsage> {
+    pub(crate) fn memory(&self, at: i64) -> Option<MemoryUsage> {
         let unified = self.pod.node.cgroups.on_unified("memory");
         let stat = self.text("memory", "memory.stat")?;
         let get = |v2: &str, v1: &str| field(&stat, if unified { v2 } else { v1 }).unwrap_or(0);
@@ -195,6 +200,10 @@ impl<'a> Files<'a> {
         })
     }
 
+    pub(crate) fn io(&self, at: i64) -> Option<IoUsage> {
+        self.psi("io").map(|psi| IoUsage { timestamp: at, psi: Some(psi) })
+    }
+
     fn swap(&self, at: i64) -> Option<SwapUsage> {
         let (usage, limit) = if self.pod.node.cgroups.on_unified("memory") {
             (self.number("memory", "memory.swap.current")?, self.number("memory", "memory.swap.max"))
@@ -213,7 +222,7 @@ impl<'a> Files<'a> {
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "the proto's optional numbers")]
-fn value(value: u64) -> Option<UInt64Value> {
+pub(crate) fn value(value: u64) -> Option<UInt64Value> {
     Some(UInt64Value { value })
 }
 
@@ -277,9 +286,9 @@ mod tests {
     #[test]
     fn rates_need_two_readings() {
         let samples = Samples::default();
-        let id = ContainerId::random();
-        assert_eq!(samples.rate(&id, 1_000_000_000, 5), 0);
-        assert_eq!(samples.rate(&id, 2_000_000_000, 500_000_005), 500_000_000);
-        assert_eq!(samples.rate(&id, 2_000_000_000, 600_000_005), 500_000_000, "no time went by");
+        let id = "c0ffee";
+        assert_eq!(samples.rate(id, 1_000_000_000, 5), 0);
+        assert_eq!(samples.rate(id, 2_000_000_000, 500_000_005), 500_000_000);
+        assert_eq!(samples.rate(id, 2_000_000_000, 600_000_005), 500_000_000, "no time went by");
     }
 }

@@ -306,7 +306,7 @@ impl Driver {
             if let Some(registry) = self.registry.upgrade() {
                 registry.remove_container(id);
             }
-            self.pod.node.samples.forget(id);
+            self.pod.node.samples.forget(id.as_str());
             drop(slot.container);
             self.publish();
             self.pod.node.collect_images();

@@ -117,6 +117,7 @@ impl Driver {
             self.activity = Activity::Stopped;
         } else if let Some(registry) = self.registry.upgrade() {
             registry.remove(&self.pod.id);
+            self.pod.node.samples.forget(self.pod.id.as_str());
             self.pod.node.events.tell_end(&self.views.borrow());
         }
         let mut replies = std::mem::take(&mut self.remove_replies).into_iter();

@@ -96,7 +96,7 @@ fn huge_pages(files: &Files<'_>, sheet: &mut Sheet) {
 fn disk(pod: &Pod, container: &Container, files: &Files<'_>, sheet: &mut Sheet) {
     let directory = pod.node.container_dir(container.id()).join("upper");
     let device = device_of(&directory);
-    let (used, _) = pod.node.samples.disk(container.id(), &directory);
+    let (used, _) = pod.node.samples.disk(container.id().as_str(), &directory);
     sheet.put("container_fs_usage_bytes", &[&device], Some(used));
     if let Ok(whole) = rustix::fs::statvfs(&directory) {
         sheet.put(
