@@ -7,7 +7,10 @@ use image::Images;
 use pod::Pods;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{image_fs_info, image_list, image_pull, image_remove, image_status, service::answer, stream};
+use crate::{
+    error::Failure, image_fs_info, image_list, image_pull, image_remove, image_status, service::answer,
+    stream,
+};
 
 /// The service; a handle on the node's images, and on the pods that use them.
 #[derive(Clone)]
