@@ -119,7 +119,7 @@ func TestPidModeContainer(t *testing.T) {
 
 func TestPidModePod(t *testing.T) {
 	p := pod(t, withPid(runtimeapi.NamespaceMode_POD))
-	c1, c2 := p.Run("c1", sleeper), p.Run("c2", "sleep 0.3; exit 7")
+	c1, c2 := p.Run("c1", sleeper), p.Run("c2", "until [ -e /dev/shm/end ]; do sleep 0.05; done; exit 7")
 	pid := pidOf(t, c1)
 	if one, two := namespace(t, pid, "pid"), namespace(t, pidOf(t, c2), "pid"); one != two {
 		t.Fatalf("pid namespaces %s and %s", one, two)
@@ -127,6 +127,7 @@ func TestPidModePod(t *testing.T) {
 	if listed := c1.Sh("ps -o pid,args"); !strings.Contains(listed, "exit 7") {
 		t.Errorf("c1 does not see c2: %s", listed)
 	}
+	c1.Sh("touch /dev/shm/end")
 	if status := c2.Wait(); status.ExitCode != 7 {
 		t.Errorf("exit code of c2 = %d", status.ExitCode)
 	}
