@@ -21,12 +21,7 @@ pub(crate) async fn exec_sync(pods: &Pods, request: ExecSyncRequest) -> Result<E
 }
 
 fn check(request: &ExecSyncRequest) -> Result<(), Invalid> {
-    let field = Field::of("cmd");
-    match request.cmd.first() {
-        None => return Err(field.missing("a program and its arguments")),
-        Some(program) if program.is_empty() => return Err(field.index(0).missing("a program")),
-        Some(_) => text::arguments(field, &request.cmd)?,
-    }
+    text::command(Field::of("cmd"), &request.cmd)?;
     range(Field::of("timeout"), request.timeout, 0, i32::MAX.into())
 }
 

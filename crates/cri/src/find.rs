@@ -1,7 +1,7 @@
 //! From the ids of a request to objects.
 
 use api::id::{ContainerId, PodId};
-use pod::{Class, Classify, LookupError, Pods};
+use pod::{Class, Classify, ContainerError, ContainerState, LookupError, Pods};
 
 use crate::{
     check::{Field, id},
@@ -18,6 +18,16 @@ pub(crate) fn sandbox(pods: &Pods, given: &str) -> Result<PodId, Failure> {
 pub(crate) fn container(pods: &Pods, given: &str) -> Result<ContainerId, Failure> {
     id::lookup(Field::of("container_id"), given)?;
     Ok(pods.find_container(given)?)
+}
+
+/// The container of a request that needs it to run.
+pub(crate) fn running_container(pods: &Pods, given: &str) -> Result<ContainerId, Failure> {
+    let id = container(pods, given)?;
+    if pods.container(&id)?.state() == ContainerState::Running {
+        Ok(id)
+    } else {
+        Err(ContainerError::NotRunning { id }.into())
+    }
 }
 
 /// For requests that a missing pod satisfies.

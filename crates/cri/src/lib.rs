@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One RPC, one file, named as the field names it: `sandbox_run`, `container_create`, `image_pull`. A file checks its
-//! request, turns ids into objects, calls crates `pod` and `image`, and words the reply; policy lives below. The RPCs
+//! request, turns ids into objects, calls crates `pod`, `image` and `streaming`, and words the reply; policy lives below. The RPCs
 //! of later versions are registered, too, and answer `Unimplemented` with their name, so that clients fall back.
 //!
 //! - [`runtime_service()`] and [`image_service()`] are the two tonic services that the daemon adds to its server.
@@ -20,6 +20,7 @@
 //! decided by the driver of each pod, and a handler that is dropped because its client went away leaves no trace:
 //! the driver finishes or undoes what it began.
 
+mod attach;
 mod check;
 mod container_checkpoint;
 mod container_create;
@@ -35,6 +36,7 @@ mod container_stop;
 mod container_update;
 pub mod deadline;
 pub mod error;
+mod exec;
 mod filter;
 mod find;
 mod image_fs_info;
@@ -45,6 +47,7 @@ mod image_service;
 mod image_status;
 mod info;
 mod metrics;
+mod port_forward;
 mod runtime_config;
 mod sandbox_checkpoint;
 mod sandbox_list;
@@ -66,20 +69,22 @@ use std::sync::Arc;
 use api::cri::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
 use image::Images;
 use pod::Pods;
+use streaming::Streaming;
 
 pub use status::{Abilities, Problem};
 
 /// Most that a request may take. Replies have no limit here: what is too much for a client, it refuses itself.
 const REQUEST_MAX: usize = 16 << 20;
 
-/// The runtime service over the node's pods.
+/// The runtime service over the node's pods; `streaming` makes the URLs of Exec, Attach and PortForward.
 #[must_use]
 pub fn runtime_service(
     pods: Pods,
     images: Images,
+    streaming: Streaming,
     abilities: Abilities,
 ) -> RuntimeServiceServer<impl api::cri::v1::runtime_service_server::RuntimeService> {
-    let runtime = service::Runtime { pods, images, abilities: Arc::new(abilities) };
+    let runtime = service::Runtime { pods, images, streaming, abilities: Arc::new(abilities) };
     RuntimeServiceServer::new(runtime).max_decoding_message_size(REQUEST_MAX)
 }
 

@@ -5,16 +5,17 @@ use std::{fmt, sync::Arc};
 use api::cri::v1::{runtime_service_server::RuntimeService, *};
 use image::Images;
 use pod::Pods;
+use streaming::Streaming;
 use tonic::{Request, Response, Status, async_trait};
 use tracing::Instrument;
 
 use crate::{
-    container_checkpoint, container_create, container_events, container_exec, container_list,
+    attach, container_checkpoint, container_create, container_events, container_exec, container_list,
     container_remove, container_reopen_log, container_start, container_stats, container_status,
     container_stop, container_update, deadline,
     error::Failure,
-    metrics, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove, sandbox_restore, sandbox_run,
-    sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
+    exec, metrics, port_forward, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove,
+    sandbox_restore, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
     status::{self, Abilities},
     stream::{self, Items},
     version,
@@ -25,6 +26,7 @@ use crate::{
 pub(crate) struct Runtime {
     pub(crate) pods: Pods,
     pub(crate) images: Images,
+    pub(crate) streaming: Streaming,
     pub(crate) abilities: Arc<Abilities>,
 }
 
@@ -194,16 +196,17 @@ impl RuntimeService for Runtime {
         later("UpdateRuntimeConfig")
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Reply<ExecResponse> {
-        later("Exec")
+    async fn exec(&self, r: Request<ExecRequest>) -> Reply<ExecResponse> {
+        answer("Exec", async { exec::exec(&self.pods, &self.streaming, r.into_inner()) }).await
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Reply<AttachResponse> {
-        later("Attach")
+    async fn attach(&self, r: Request<AttachRequest>) -> Reply<AttachResponse> {
+        answer("Attach", async { attach::attach(&self.pods, &self.streaming, r.get_ref()) }).await
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Reply<PortForwardResponse> {
-        later("PortForward")
+    async fn port_forward(&self, r: Request<PortForwardRequest>) -> Reply<PortForwardResponse> {
+        answer("PortForward", async { port_forward::port_forward(&self.pods, &self.streaming, r.get_ref()) })
+            .await
     }
 
     async fn pod_sandbox_stats(&self, r: Request<PodSandboxStatsRequest>) -> Reply<PodSandboxStatsResponse> {

@@ -96,11 +96,11 @@ async fn what_a_kubelet_asks_first() {
     assert_eq!(config.linux.unwrap().cgroup_driver, i32::from(cri::CgroupDriver::Cgroupfs));
     let list = node.runtime.list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }).await.unwrap();
     assert!(list.into_inner().items.is_empty());
-    let later =
+    let attach =
         node.runtime.attach(cri::AttachRequest { container_id: "x".into(), ..Default::default() }).await;
-    let later = later.unwrap_err();
-    assert_eq!(later.code(), Code::Unimplemented);
-    assert!(later.message().contains("Attach"), "{later}");
+    let refused = attach.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("stdin and stderr"), "{refused}");
 }
 
 #[tokio::test]

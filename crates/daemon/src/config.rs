@@ -6,9 +6,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use network::NetworkConfig;
 use serde::Deserialize;
+use streaming::{StreamingConfig, TlsConfig};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Read when no other file is named; may be absent.
@@ -71,6 +73,8 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// What is logged; absent: `info`.
     pub log: Option<String>,
+    /// The server of exec, attach and port-forward.
+    pub streaming: Streaming,
     /// The shim's executable; absent: `meridian-shim` beside the daemon's.
     pub shim: Option<PathBuf>,
 }
@@ -149,6 +153,40 @@ impl Default for Cgroup {
     }
 }
 
+/// Section `[streaming]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// Where clients that have got a URL connect; port 0: any free one.
+    pub listen: SocketAddr,
+    /// Certificate for TLS, PEM; needs the key, too.
+    pub certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key: Option<PathBuf>,
+    /// A connection over which nothing passes for so many seconds is closed.
+    pub idle_seconds: u32,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { listen, certificate: None, key: None, idle_seconds: 4 * 60 * 60 }
+    }
+}
+
+impl Streaming {
+    /// As crate `streaming` takes it.
+    #[must_use]
+    pub fn lowered(&self) -> StreamingConfig {
+        let files = self.certificate.clone().zip(self.key.clone());
+        StreamingConfig {
+            listen: self.listen,
+            tls: files.map(|(certificate, key)| TlsConfig { certificate, key }),
+            idle: Duration::from_secs(self.idle_seconds.into()),
+        }
+    }
+}
+
 impl Config {
     /// Reads `file`, or the default one if that exists.
     ///
@@ -220,6 +258,13 @@ impl Config {
         }
         if let Some(log) = self.log.as_ref().filter(|log| !is_log(log)) {
             return Err(("log", log.clone(), LEVELS));
+        }
+        if self.streaming.certificate.is_some() != self.streaming.key.is_some() {
+            let value = format!("{:?}", self.streaming.key);
+            return Err(("streaming.key", value, "set together with streaming.certificate"));
+        }
+        if self.streaming.idle_seconds == 0 {
+            return Err(("streaming.idle_seconds", "0".to_owned(), "at least 1"));
         }
         if let Some(shim) = self.shim.as_ref().filter(|shim| !shim.is_absolute()) {
             return Err(("shim", shim.display().to_string(), "an absolute path"));
@@ -348,6 +393,8 @@ mod tests {
             ),
             ("log = \"pod=loud\"", "log is \"pod=loud\", but must be error, warn"),
             ("log = \"loud\"", "log is \"loud\", but must be error, warn"),
+            ("[streaming]\nkey = \"k\"", "streaming.key is \"Some(\\\"k\\\")\", but must be set together"),
+            ("[streaming]\nidle_seconds = 0", "streaming.idle_seconds is \"0\", but must be at least 1"),
             ("shim = \"shim\"", "shim is \"shim\", but must be an absolute path"),
             ("[network", "c.toml"),
         ] {

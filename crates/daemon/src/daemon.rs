@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use api::meridian::v1::Feature;
 use api::meridian::v1::meridian_server::MeridianServer;
+use streaming::Streaming;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Config, ConfigError};
@@ -38,6 +39,8 @@ pub enum RunError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Migrations(#[from] migrate::OpenError),
+    #[error(transparent)]
+    Streaming(#[from] streaming::StartError),
     #[error("start threads")]
     Threads(#[source] io::Error),
     #[error("catch signals")]
@@ -103,8 +106,9 @@ async fn serve(
     // Clients that come while pods are recovered wait for their answer instead of finding no daemon.
     let listener = listen(&socket)?;
     let node = Node::open(flags, &config, &features).await.inspect_err(|_| remove(&socket))?;
+    let streaming = Streaming::start(&config.streaming.lowered(), node.pods.clone()).await?;
     let abilities = abilities(flags, &config, &features);
-    let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), abilities);
+    let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), streaming, abilities);
     let image_service = cri::image_service(node.pods.clone(), node.images.clone());
     let migrations = match &config.peer {
         Some(peer) => Some(Migrations::open(peer, &flags.root, node.pods.clone()).await?),

@@ -454,3 +454,36 @@ impl Classify for ExecError {
         }
     }
 }
+
+/// Why a pod's network cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// No such pod.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// It has none any more.
+    #[error("pod sandbox {id:?} is not ready")]
+    NotReady {
+        /// The pod.
+        id: PodId,
+    },
+    /// Its namespace.
+    #[error("pod sandbox {id:?}: its network namespace cannot be opened")]
+    Pin {
+        /// The pod.
+        id: PodId,
+        /// Why.
+        #[source]
+        source: namespaces::PinError,
+    },
+}
+
+impl Classify for NetworkError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Lookup(e) => e.class(),
+            Self::NotReady { .. } => Class::FailedPrecondition,
+            Self::Pin { .. } => Class::Internal,
+        }
+    }
+}

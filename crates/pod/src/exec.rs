@@ -154,17 +154,22 @@ impl Exec {
         if self.exit.try_recv().is_ok() {
             return;
         }
-        for pid in descendants(self.pid) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
-                && let Ok(process) = sys::pidfd::open(pid)
-            {
-                let _ = sys::pidfd::kill(process.as_fd(), Signal::KILL);
-            }
-        }
+        kill_descendants(self.pid);
         if let Some(process) = &self.process {
             let _ = sys::pidfd::kill(process.as_fd(), Signal::KILL);
         }
         let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.exit).await;
+    }
+}
+
+/// Kills what a command started.
+pub(crate) fn kill_descendants(pid: u32) {
+    for pid in descendants(pid) {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
+            && let Ok(process) = sys::pidfd::open(pid)
+        {
+            let _ = sys::pidfd::kill(process.as_fd(), Signal::KILL);
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod cgroup;
 mod checkpoint;
 mod container;
 mod create;
+mod dial;
 mod driver;
 mod error;
 mod events;
@@ -57,12 +58,15 @@ mod state;
 mod stats;
 mod stop;
 mod store;
+mod streams;
 mod update;
 
 pub use checkpoint::CheckpointError;
 pub use container::{Container, Metadata, Status, User};
+pub use dial::PodNetwork;
 pub use error::{
-    Class, Classify, ContainerError, CreateError, ExecError, LookupError, OpenError, RunError, StopError,
+    Class, Classify, ContainerError, CreateError, ExecError, LookupError, NetworkError, OpenError, RunError,
+    StopError,
 };
 pub use events::{BACKLOG as EVENT_BACKLOG, Event, EventKind};
 pub use exec::{ExecOutput, OUTPUT_LIMIT};
@@ -77,3 +81,4 @@ pub use shim::{CallError, LauncherError, Refused, SpawnError};
 pub use spec::{ProfileError, SpecError};
 pub use state::{ContainerEvent, ContainerState, Impossible, SandboxState};
 pub use store::{CommitError, OpenError as StoreError, SCHEMA};
+pub use streams::{Attached, Execution, Wanted};

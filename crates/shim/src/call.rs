@@ -24,6 +24,8 @@ impl Pod {
             Call::DeleteContainer(request) => self.delete_container(&request).map(Some),
             Call::Exec(request) => self.exec(asker, request, fds).map(Some),
             Call::ResizeTty(request) => self.resize_tty(&request).map(Some),
+            Call::Attach(request) => self.attach(&request, fds).map(Some),
+            Call::CloseStdin(request) => self.close_stdin(&request).map(Some),
             Call::ReopenLog(request) => self.reopen_log(&request, fds).map(Some),
             Call::UpdateResources(request) => self.update_resources(&request).map(Some),
             Call::Freeze(request) => self.freeze(asker, request),

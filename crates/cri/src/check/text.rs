@@ -96,6 +96,15 @@ pub(crate) fn argument(field: Field<'_>, value: &str) -> Check {
     }
 }
 
+/// A program and its arguments.
+pub(crate) fn command(field: Field<'_>, command: &[String]) -> Check {
+    match command.first() {
+        None => Err(field.missing("a program and its arguments")),
+        Some(program) if program.is_empty() => Err(field.index(0).missing("a program")),
+        Some(_) => arguments(field, command),
+    }
+}
+
 /// All strings of an argument list.
 pub(crate) fn arguments(field: Field<'_>, values: &[String]) -> Check {
     values.iter().enumerate().try_for_each(|(i, value)| argument(field.index(i), value))

@@ -102,6 +102,8 @@ impl fmt::Debug for Client {
 pub(crate) struct ExecHandle {
     /// Its process id here.
     pub pid: u32,
+    /// The master of its terminal, if it asked for one.
+    pub terminal: Option<OwnedFd>,
     /// Its end; an error means that the shim is gone.
     pub exit: oneshot::Receiver<shim::ExecExit>,
 }
@@ -254,7 +256,9 @@ impl Client {
         let (sender, exit) = oneshot::channel();
         self.0.waiting().execs.insert(id.as_str().to_owned(), sender);
         match self.call(Call::Exec(request), fds, PROMPT).await {
-            Ok((response::Result::Exec(started), _)) => Ok(ExecHandle { pid: started.pid, exit }),
+            Ok((response::Result::Exec(started), fds)) => {
+                Ok(ExecHandle { pid: started.pid, terminal: fds.into_iter().next(), exit })
+            }
             other => {
                 self.0.waiting().execs.remove(id.as_str());
                 Err(other.err().unwrap_or(CallError::Protocol("exec")))

@@ -1,5 +1,6 @@
 //! The shim of a pod, seen from the daemon: starting one, connecting to one, calling one.
 
+mod attach;
 mod capture;
 mod client;
 mod spawn;

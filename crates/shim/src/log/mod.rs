@@ -46,6 +46,10 @@ impl Line {
     pub fn new(stream: Stream) -> Self {
         Self { stream, waiting: Vec::new() }
     }
+
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
 }
 
 /// The log file of one container, shared by its streams.

@@ -6,8 +6,11 @@
 //!            2 ──► pipe ──► read, cut ──► log
 //! ```
 //!
+//! Whoever is attached gets a copy of what is read, see [`attach`].
+//!
 //! The pipes are anonymous ones, because those are what CRIU can give again to a restored process.
 
+pub mod attach;
 pub mod pipe;
 pub mod terminal;
 
@@ -15,6 +18,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use sys::timens;
+
+use attach::Attached;
 
 use crate::{
     log::{Line, Log, Stream},
@@ -39,6 +44,7 @@ struct Source {
 pub struct Output {
     sources: Vec<Source>,
     pub log: Log,
+    pub attached: Attached,
 }
 
 /// What one read brought.
@@ -53,7 +59,7 @@ enum Got {
 
 impl Output {
     pub fn new(log: Log) -> Self {
-        Self { sources: Vec::new(), log }
+        Self { sources: Vec::new(), log, attached: Attached::default() }
     }
 
     /// Reads `fd` from now on. `number` must be new in this shim.
@@ -105,6 +111,7 @@ impl Output {
             Ok(0) => Got::End,
             Ok(length) => {
                 self.log.write(&mut source.line, &buffer[..length], timens::realtime());
+                self.attached.copy(source.line.stream(), &buffer[..length]);
                 Got::Text
             }
             Err(Errno::AGAIN | Errno::INTR) => Got::Nothing,
@@ -117,10 +124,12 @@ impl Output {
         let mut source = self.sources.swap_remove(index);
         poll.remove(&source.fd);
         self.log.finish(&mut source.line, timens::realtime());
+        self.attached.end(source.line.stream());
     }
 
     /// Closes the ends without a word in the log: in a forked helper, whose copies they are.
     pub fn forget(&mut self) {
         self.sources.clear();
+        self.attached = Attached::default();
     }
 }

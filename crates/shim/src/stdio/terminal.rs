@@ -1,6 +1,6 @@
 //! A container's terminal, seen from its master end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -8,6 +8,12 @@ use rustix::io::Errno;
 /// the container is deleted.
 pub struct Terminal {
     master: OwnedFd,
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
 }
 
 impl Terminal {
