@@ -383,7 +383,7 @@ fn container(pod: &Pod, (id, record, status): (ContainerId, ContainerRecord, Sta
         exit_code: status.exit_code,
         reason: status.reason,
         message: status.message,
-        resources: status.resources.map(Box::new),
+        resources: status.resources,
     };
     Container { metadata: Arc::new(metadata), status }
 }

@@ -114,8 +114,8 @@ pub(crate) struct StatusRecord {
     #[prost(string, tag = "6")]
     pub message: String,
     /// Set once they were changed.
-    #[prost(message, optional, tag = "7")]
-    pub resources: Option<LinuxContainerResources>,
+    #[prost(message, optional, boxed, tag = "7")]
+    pub resources: Option<Box<LinuxContainerResources>>,
 }
 
 /// One change; those of one call are one transaction.

@@ -94,7 +94,7 @@ impl From<&Status> for StatusRecord {
             exit_code: status.exit_code,
             reason: status.reason.clone(),
             message: status.message.clone(),
-            resources: status.resources.as_deref().cloned(),
+            resources: status.resources.clone(),
         }
     }
 }
