@@ -99,7 +99,9 @@ func TestAttachToATerminal(t *testing.T) {
 
 // A reader that does not read holds up neither the container nor its log, and is told.
 func TestAttachSlowReader(t *testing.T) {
-	c := pod(t).Run("main", "read go; head -c 48000000 /dev/zero; echo >/wrote; while :; do sleep 0.05; done", interactive(false, false))
+	// More than all the buffers on the way could hold, and no log to fill the disk with.
+	script := "read go; head -c 400000000 /dev/zero; echo >/wrote; while :; do sleep 0.05; done"
+	c := pod(t).Run("main", script, interactive(false, false), func(c *runtimeapi.ContainerConfig) { c.LogPath = "" })
 	executor, err := protocols["spdy"](attachURL(t, &runtimeapi.AttachRequest{ContainerId: c.ID, Stdin: true, Stdout: true}))
 	if err != nil {
 		t.Fatal(err)
