@@ -55,7 +55,9 @@ pub async fn node() -> Option<Node> {
 /// In a network namespace of its own, so that nodes of several tests have the same bridge and addresses.
 fn start(programs: &Path, directory: &Path, config: &Path, socket: &Path) -> (Child, BufReader<ChildStderr>) {
     let mut command = Command::new("unshare");
-    command.arg("--net").arg(programs.join("meridiand")).arg("--config").arg(config);
+    // The streaming server listens on the loopback interface, which is down in a new namespace.
+    let script = "ip link set lo up && exec \"$0\" \"$@\"";
+    command.args(["--net", "sh", "-c", script]).arg(programs.join("meridiand")).arg("--config").arg(config);
     command.arg("--root").arg(directory.join("root")).arg("--run").arg(directory.join("run"));
     command.arg("--socket").arg(socket).stderr(Stdio::piped());
     let mut daemon = command.spawn().unwrap();

@@ -149,6 +149,7 @@ pub fn refusal(command: Command) -> String {
 fn spawn(mut command: Command) -> Child {
     thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        sys::netns::bring_up_loopback().unwrap(); // the streaming server listens there
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         command.spawn().unwrap()
     })
