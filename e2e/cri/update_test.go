@@ -83,3 +83,21 @@ func TestLimitsOfAPodAreTheKubeletsOwn(t *testing.T) {
 		t.Errorf("unknown pod: %v", err)
 	}
 }
+
+// What the kernel refuses is the caller's to mend, and says how: not a fault of the runtime.
+func TestLimitsBelowUseAreRefused(t *testing.T) {
+	c := pod(t).Run("main", sleeper, func(c *runtimeapi.ContainerConfig) {
+		c.Linux.Resources = &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+	})
+	err := resize(t, c, &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 1})
+	if code := status.Code(err); code != codes.FailedPrecondition || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("one byte: %v", err)
+	}
+	err = resize(t, c, &runtimeapi.LinuxContainerResources{CpuQuota: 1<<63 - 1})
+	if code := status.Code(err); code != codes.InvalidArgument || !strings.Contains(err.Error(), "cpu") {
+		t.Errorf("a quota beyond the kernel's numbers: %v", err)
+	}
+	if got := c.Status().Resources.GetLinux().GetMemoryLimitInBytes(); got != 64<<20 {
+		t.Errorf("memory limit after refusals = %d", got)
+	}
+}

@@ -98,14 +98,19 @@ impl RequestError {
             Self::Create(error) if error.is_invalid() => Kind::Invalid,
             Self::Exec(error) if error.is_invalid() => Kind::Invalid,
             Self::Start(_) | Self::Exec(_) if self.container_ended() => Kind::Precondition,
-            _ => kind_of(self.failure().1),
+            _ => match self.failure() {
+                ("limit", errno, _) => kind_of_limit(errno),
+                (_, errno, _) => kind_of(errno),
+            },
         }
     }
 
     /// Whether the container's process was killed under our hands: its namespaces or its end of the channel are gone.
     fn container_ended(&self) -> bool {
-        let errno = self.failure().1;
-        [Errno::SRCH, Errno::PIPE, Errno::CONNRESET].iter().any(|gone| gone.raw_os_error() == errno)
+        let (step, errno, _) = self.failure();
+        // A pid namespace without its process 1 takes no more of them: ENOMEM, says clone(2).
+        let closed = step.starts_with("clone3") && errno == Errno::NOMEM.raw_os_error();
+        closed || [Errno::SRCH, Errno::PIPE, Errno::CONNRESET].iter().any(|gone| gone.raw_os_error() == errno)
     }
 
     /// Step, errno (0: not a system call) and object.
@@ -144,6 +149,17 @@ fn of_criu<'a>(step: &'a str, error: &'a CriuError) -> (&'a str, i32, &'a str) {
     match error {
         CriuError::Step { step, source } => (step, source.raw_os_error(), "criu"),
         _ => (step, 0, ""),
+    }
+}
+
+/// What the refusal of a limit means: a number that makes no sense here, or one below what is in use.
+fn kind_of_limit(errno: i32) -> Kind {
+    if errno == Errno::INVAL.raw_os_error() {
+        Kind::Invalid
+    } else if errno == Errno::BUSY.raw_os_error() {
+        Kind::Precondition
+    } else {
+        kind_of(errno)
     }
 }
 

@@ -1,7 +1,7 @@
 //! WebSocket, the server's side: channels in one connection, or SPDY through it.
 //!
 //! [`channel`] is what exec and attach speak: the first byte (or, in base64 protocols, digit) of a message says which
-//! stream it belongs to. [`tunnel`] makes a connection a stream of bytes, for SPDY to be spoken through it, which is how
+//! stream it belongs to. [`mod@tunnel`] makes a connection a stream of bytes, for SPDY to be spoken through it, which is how
 //! ports are forwarded. The protocol itself, masks and fragments and pings, is tungstenite's.
 
 pub(crate) mod channel;
