@@ -83,6 +83,11 @@ impl Driver {
                 self.go_on(id);
             }
             Err(error) => {
+                // A child that was killed with its pod tells nothing; what went wrong is that the pod goes.
+                let error = match admit(self.activity, Kind::CreateContainer, None) {
+                    Err(refusal) => refusal.into(),
+                    Ok(_) => error,
+                };
                 let Slot { config, mut creators, .. } = self.slots.remove(at);
                 // Those who came later asked for it themselves: they get an attempt of their own.
                 let first = creators.drain(..creators.len().min(1)).next();
