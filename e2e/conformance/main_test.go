@@ -5,10 +5,7 @@ package conformance
 import (
 	"strings"
 	"testing"
-	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"meridian.dev/e2e/client"
@@ -49,27 +46,7 @@ func create(t *testing.T, p *lab.Pod, options ...containerOption) (string, error
 	return response.GetContainerId(), err
 }
 
-func wantCode(t *testing.T, what string, err error, want codes.Code, words ...string) {
-	t.Helper()
-	if got := status.Code(err); got != want {
-		t.Errorf("%s: code %s (%v), want %s", what, got, err, want)
-		return
-	}
-	for _, word := range words {
-		if !strings.Contains(err.Error(), word) {
-			t.Errorf("%s: message %q does not say %q", what, err, word)
-		}
-	}
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-	}
-}
+var wantCode, eventually = lab.WantCode, lab.Eventually
 
 // run runs a shell command line that may fail, and returns its exit code and both outputs together.
 func run(t *testing.T, c *lab.Container, script string) (int32, string) {

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"meridian.dev/e2e/lab"
@@ -42,28 +40,7 @@ func pod(t *testing.T, options ...func(*runtimeapi.PodSandboxConfig)) *lab.Pod {
 // sleeper is a shell command line that stays and ends at once on SIGTERM.
 const sleeper = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
 
-func wantCode(t *testing.T, what string, err error, want codes.Code, words ...string) {
-	t.Helper()
-	if got := status.Code(err); got != want {
-		t.Errorf("%s: code %s (%v), want %s", what, got, err, want)
-		return
-	}
-	for _, word := range words {
-		if !strings.Contains(err.Error(), word) {
-			t.Errorf("%s: message %q does not say %q", what, err, word)
-		}
-	}
-}
-
-// eventually polls a condition that the kernel or the daemon brings about soon.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-	}
-}
+var wantCode, eventually = lab.WantCode, lab.Eventually
 
 // information is the verbose info of a container, as crictl inspect shows it.
 func information(t *testing.T, c *lab.Container) map[string]any {

@@ -194,23 +194,3 @@ async fn a_pod_with_a_user_namespace_owns_its_root() {
     chown(inside(&rootfs, "etc/new"), Some(100_001), None).unwrap();
     fs::set_permissions(inside(&rootfs, "etc/new"), fs::Permissions::from_mode(0o600)).unwrap();
 }
-
-/// Prints what one root filesystem costs; `cargo test --release -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
-async fn how_long_a_rootfs_takes() {
-    let bed = Bed::new();
-    let image = sample(&bed).await;
-    let mut times: Vec<_> = (0..200)
-        .map(|n| {
-            let directory = bed.directory.path().join(format!("c{n}"));
-            let start = std::time::Instant::now();
-            let rootfs = bed.images.rootfs(&image, "c", &directory, None).unwrap();
-            let taken = start.elapsed();
-            drop(rootfs);
-            taken
-        })
-        .collect();
-    times.sort();
-    println!("rootfs of 2 layers: p50 {:?}, p99 {:?}", times[100], times[198]);
-}
