@@ -36,7 +36,8 @@ pub(crate) async fn run(
     updated.map_err(|source| ContainerError::Shim { id: id.clone(), source })
 }
 
-/// The limits after an update: those that are 0 or empty in `new` stay.
+/// The limits after an update: those that are 0 or empty in `new` stay. So does `oom_score_adj`, which is no limit of the
+/// cgroup but of each process, and is the kubelet's to set at creation.
 pub(crate) fn merge(
     old: Option<&LinuxContainerResources>,
     new: &LinuxContainerResources,
@@ -48,7 +49,6 @@ pub(crate) fn merge(
         (&mut merged.cpu_shares, new.cpu_shares),
         (&mut merged.memory_limit_in_bytes, new.memory_limit_in_bytes),
         (&mut merged.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
-        (&mut merged.oom_score_adj, new.oom_score_adj),
     ];
     for (old, new) in numbers.into_iter().filter(|(_, new)| *new != 0) {
         *old = new;
