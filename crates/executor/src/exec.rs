@@ -6,7 +6,7 @@ use api::shim::v1::Process;
 use namespaces::channel::{Channel, ChannelError, Step};
 use namespaces::{Failure, Kinds, NamespaceKind as Kind};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use sys::clone::{Child, Options, fork};
+use sys::clone::{Child, Options, fork_into};
 use sys::namespace::setns;
 use sys::root::Root;
 use sys::{Pid, Signal, credentials, pidfd, process, pty};
@@ -14,7 +14,7 @@ use sys::{Pid, Signal, credentials, pidfd, process, pty};
 use crate::cgroup::Cgroup;
 use crate::error::{CreateError, ExecError};
 use crate::program::Program;
-use crate::{Sandbox, Stdio, helper, stdio};
+use crate::{Sandbox, Stdio, stdio};
 
 /// A program that runs in a container beside its process 1.
 #[derive(Debug)]
@@ -40,8 +40,12 @@ pub fn exec(
     let program = Program::prepare(request)?;
     let v1 = cgroup.v1_entrances().map_err(CreateError::from)?;
     let (ours, theirs) = Channel::pair().step("socketpair", "").map_err(CreateError::from)?;
-    let joiner = Joiner { sandbox, container, cgroup, program: &program, stdio, v1: &v1, channel: &theirs };
-    let child = helper::birth(|| joiner.help())?;
+    let joiner = Joiner { sandbox, container, program: &program, stdio, v1: &v1, channel: &theirs };
+    // Inherited: before the container can see the child, through its procfs (CVE-2016-9962).
+    process::set_undumpable().step("become undumpable", "").map_err(CreateError::from)?;
+    let options = Options { cgroup: Some(cgroup.as_fd()), ..Options::default() };
+    let child = fork_into(container, &options, || joiner.fail(&joiner.run()));
+    let child = child.step("clone3", "exec").map_err(CreateError::from)?;
     drop(theirs);
     let (child, terminal) = await_exec(child, &ours, program.tty).map_err(CreateError::from)?;
     Ok(Executed { pid: child.pid, pidfd: child.pidfd, terminal })
@@ -62,7 +66,6 @@ fn await_exec(child: Child, channel: &Channel, tty: bool) -> Result<(Child, Opti
 struct Joiner<'a> {
     sandbox: &'a Sandbox,
     container: BorrowedFd<'a>,
-    cgroup: &'a Cgroup,
     program: &'a Program,
     stdio: &'a Stdio,
     v1: &'a [OwnedFd],
@@ -75,35 +78,6 @@ impl Joiner<'_> {
         1
     }
 
-    /// The helper: leaves the shim, enters the container, and forks, for the pid namespace holds from then on.
-    fn help(&self) -> Result<Child, Failure> {
-        let own = [
-            self.channel.as_fd(),
-            self.sandbox.proc.as_fd(),
-            self.sandbox.null.as_fd(),
-            self.cgroup.as_fd(),
-            self.container,
-        ];
-        let v1 = self.v1.iter().map(AsFd::as_fd);
-        let kept: Vec<_> =
-            own.into_iter().chain(self.sandbox.time()).chain(v1).chain(self.stdio.fds()).collect();
-        process::close_all_but(&kept).step("close", "siblings' descriptors")?;
-        // Before the container can see us, through its procfs or a shared pid namespace (CVE-2016-9962).
-        process::set_undumpable().step("become undumpable", "")?;
-        self.program.claim_host_rights()?;
-        for entrance in self.v1 {
-            rustix::io::write(entrance, b"0").step("enter cgroup", "v1")?;
-        }
-        // Where cgroup namespaces are borders (nsdelegate), nobody goes from outside of one to inside while in it.
-        let later = [Kind::User, Kind::Time, Kind::Cgroup];
-        let kinds: Kinds = Kind::ALL.into_iter().filter(|kind| !later.contains(kind)).collect();
-        // Joining one's own user namespace again is EINVAL.
-        let kinds = kinds.with_if(Kind::User, self.sandbox.namespace(Kind::User).is_some());
-        setns(self.container, kinds).step("setns", "the container's namespaces")?;
-        let options = Options { cgroup: Some(self.cgroup.as_fd()), sibling: true, ..Options::default() };
-        fork(&options, || self.fail(&self.run())).step("clone3", "exec")
-    }
-
     /// The program's process, up to execve. Comes back only with why not.
     fn run(&self) -> Failure {
         match self.prepare() {
@@ -113,12 +87,13 @@ impl Joiner<'_> {
     }
 
     fn prepare(&self) -> Result<std::ffi::CString, Failure> {
-        process::new_session().step("setsid", "")?;
-        // Not in the helper: a time namespace takes only processes that share their memory with nobody.
-        if let Some(time) = self.sandbox.time() {
-            setns(time, Kind::Time).step("setns", "time")?;
+        self.drop_siblings()?;
+        self.program.claim_host_rights()?;
+        for entrance in self.v1 {
+            rustix::io::write(entrance, b"0").step("enter cgroup", "v1")?;
         }
-        setns(self.container, Kind::Cgroup).step("setns", "cgroup")?;
+        process::new_session().step("setsid", "")?;
+        self.join()?;
         if self.sandbox.namespace(Kind::User).is_some() {
             credentials::become_root().step("become root of", "user namespace")?;
         }
@@ -130,6 +105,24 @@ impl Joiner<'_> {
         let path = self.program.find()?;
         self.program.confine(self.sandbox.proc.as_fd())?;
         Ok(path)
+    }
+
+    /// Copies of what belongs to other containers go, their channels above all.
+    fn drop_siblings(&self) -> Result<(), Failure> {
+        let own =
+            [self.channel.as_fd(), self.sandbox.proc.as_fd(), self.sandbox.null.as_fd(), self.container];
+        let v1 = self.v1.iter().map(AsFd::as_fd);
+        let kept: Vec<_> = own.into_iter().chain(v1).chain(self.stdio.fds()).collect();
+        process::close_all_but(&kept).step("close", "siblings' descriptors")
+    }
+
+    /// All namespaces but the pid one, which the process was born in, at once.
+    fn join(&self) -> Result<(), Failure> {
+        // Joining one's own user namespace again is EINVAL.
+        let skipped =
+            |kind| kind == Kind::Pid || (kind == Kind::User && self.sandbox.namespace(kind).is_none());
+        let kinds: Kinds = Kind::ALL.into_iter().filter(|kind| !skipped(*kind)).collect();
+        setns(self.container, kinds).step("setns", "the container's namespaces")
     }
 
     fn attach_streams(&self, root: Root<'_>) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use crate::namespace::Kinds;
+use crate::namespace::{Kind, Kinds, setns};
 use crate::{Errno, Pid, Result, check, pidfd};
 
 /// A child process of ours.
@@ -83,6 +83,26 @@ pub fn fork(options: &Options<'_>, child: impl FnOnce() -> u8) -> Result<Child> 
     Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
+/// Forks a child that is born in the pid namespace of `process`. Ours for children changes for that long, so no other
+/// thread may fork meanwhile.
+///
+/// # Errors
+/// As [`fork`]'s; `ENOMEM` when process 1 of that namespace has ended, `EINVAL` when it lies outside of ours.
+///
+/// # References
+/// setns(2), "PID namespaces".
+pub fn fork_into(
+    process: BorrowedFd<'_>,
+    options: &Options<'_>,
+    child: impl FnOnce() -> u8,
+) -> Result<Child> {
+    let home = pidfd::open(crate::process::id())?;
+    setns(process, Kind::Pid)?;
+    let born = fork(options, child);
+    setns(home, Kind::Pid).expect("a process may always return to the pid namespace that it is in");
+    born
+}
+
 /// Stack of a process that runs [`aside`], in bytes: some formatting and a few paths.
 const ASIDE: usize = 128 << 10;
 
@@ -130,6 +150,34 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn only_one_child_is_born_elsewhere() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let wait = || {
+            let mut end = [0];
+            u8::try_from(rustix::io::read(&reader, &mut end).unwrap()).unwrap()
+        };
+        // Closes its own copy of the writing end first: it waits for ours.
+        let close = || crate::process::close_all_but(&[reader.as_fd()]).unwrap();
+        let elsewhere = Options { new: Kind::Pid.into(), ..Options::default() };
+        let first = fork(&elsewhere, || {
+            close();
+            wait()
+        });
+        let first = match first {
+            Err(Errno::PERM) => return println!("skipped: a pid namespace needs root"),
+            other => other.unwrap(),
+        };
+        let own_id = || u8::try_from(crate::process::id().as_raw_nonzero().get()).unwrap_or(u8::MAX);
+        let second = fork_into(first.pidfd.as_fd(), &Options::default(), own_id).unwrap();
+        assert_eq!(pidfd::wait(&second.pidfd), Ok(pidfd::ExitStatus::Exited(2)));
+        let third = fork(&Options::default(), own_id).unwrap();
+        assert_ne!(pidfd::wait(&third.pidfd), Ok(pidfd::ExitStatus::Exited(3)));
+        drop(writer);
+        assert_eq!(pidfd::wait(&first.pidfd), Ok(pidfd::ExitStatus::Exited(0)));
+        assert_eq!(fork_into(first.pidfd.as_fd(), &Options::default(), || 0).unwrap_err(), Errno::SRCH);
+    }
 
     #[test]
     fn work_aside_shares_memory_and_no_descriptors() {
