@@ -74,7 +74,8 @@ impl RuntimeService for Runtime {
     }
 
     async fn status(&self, r: Request<StatusRequest>) -> Reply<StatusResponse> {
-        Ok(Response::new(status::status(&self.abilities, r.get_ref())))
+        let network = self.pods.cni_status().await;
+        Ok(Response::new(status::status(&self.abilities.with_network(network), r.get_ref())))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {

@@ -7,6 +7,8 @@ use api::cri::v1::{
     StatusResponse,
 };
 
+use pod::CniStatus;
+
 /// The one handler; the empty name means it, too.
 pub(crate) const HANDLER: &str = "meridian";
 
@@ -23,6 +25,21 @@ pub struct Abilities {
     pub user_namespaces: bool,
     /// For people who ask for more: JSON objects by key, among them `config`.
     pub info: HashMap<String, String>,
+}
+
+impl Abilities {
+    /// The same, with what CNI plugins say now, where the node uses them. Keys as scripts know them from other runtimes.
+    pub(crate) fn with_network(&self, network: Option<CniStatus>) -> Self {
+        let mut abilities = self.clone();
+        if let Some(CniStatus { problem, list }) = network {
+            let last = problem.clone().unwrap_or_else(|| "OK".to_owned());
+            abilities.info.insert("lastCNILoadStatus".to_owned(), last);
+            abilities.info.insert("cniconfig".to_owned(), list.unwrap_or_default().to_string());
+            let reason = "NetworkPluginNotReady".to_owned();
+            abilities.network_problem = problem.map(|message| Problem { reason, message });
+        }
+        abilities
+    }
 }
 
 /// Why a condition does not hold.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use network::NetworkConfig;
+use network::cni::CniConfig;
 use serde::Deserialize;
 use streaming::{StreamingConfig, TlsConfig};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -61,6 +62,8 @@ pub enum ConfigError {
 pub struct Config {
     /// The pod network.
     pub network: NetworkConfig,
+    /// Pods on a network of CNI plugins; absent: on the embedded one.
+    pub cni: Option<CniConfig>,
     /// Checkpoint and restore.
     pub criu: Criu,
     /// Where images come from.
@@ -219,6 +222,7 @@ impl Config {
     pub fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
         let same = [
             ("network", self.network == new.network),
+            ("cni", self.cni == new.cni),
             ("criu", self.criu == new.criu),
             ("image.pinned", self.image.pinned == new.image.pinned),
             ("peer", self.peer == new.peer),
@@ -331,6 +335,7 @@ mod tests {
         assert!(
             everything.peer.is_some()
                 && everything.metrics.is_some()
+                && everything.cni.is_some()
                 && everything.image.mirror.len() == 1
                 && everything.shim.is_some()
         );

@@ -65,6 +65,7 @@ fn pods_config(flags: &Flags, config: &Config, features: &[Feature]) -> Result<P
         cgroup_root: config.cgroup.root.clone(),
         shim: shim(flags, config).map_err(OpenError::Shim)?,
         criu,
+        cni: config.cni.clone(),
     })
 }
 

@@ -22,6 +22,9 @@ use crate::netlink::{Refused, Request, Rtnetlink};
 /// Name of every pod's interface.
 pub const INTERFACE: &str = "eth0";
 
+/// The loopback interface is the first of every namespace.
+const LOOPBACK: u32 = 1;
+
 /// Why a pod could not be connected.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -43,6 +46,9 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    /// The interface that every namespace is born with.
+    #[error("set lo up in the pod's network namespace")]
+    Loopback(#[source] io::Error),
     /// A step inside.
     #[error("configure {INTERFACE} of the pod with address {address}: {step}")]
     Inside {
@@ -130,9 +136,15 @@ pub(crate) fn inside(
     pod.batch(requests(config, lease, eth0)).map_err(|Refused { step, source }| failed(step)(source))
 }
 
+/// Brings lo up within; a plugin's pod needs it as ours do.
+pub(crate) fn loopback(netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+    let mut pod = Rtnetlink::open_in(netns).map_err(AttachError::Loopback)?;
+    let message = RouteNetlinkMessage::SetLink(up(LOOPBACK));
+    let done = pod.batch(vec![Request { message, flags: 0, step: "" }]);
+    done.map_err(|Refused { source, .. }| AttachError::Loopback(source))
+}
+
 fn requests(config: &NetworkConfig, lease: &Lease, eth0: u32) -> Vec<Request> {
-    /// The loopback interface is the first of every namespace.
-    const LOOPBACK: u32 = 1;
     let create = NLM_F_CREATE | NLM_F_EXCL;
     let mut requests = vec![
         Request { message: RouteNetlinkMessage::SetLink(up(LOOPBACK)), flags: 0, step: "set lo up" },

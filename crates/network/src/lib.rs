@@ -27,11 +27,14 @@
 //! All calls block, for a millisecond at most but for an exhausted subnet (see [`Network::allocate`]) and those that
 //! start nft: the start, and host ports.
 //!
-//! This crate must not: start a process per pod, enter a namespace with a thread that lives on, write outside the
+//! Nodes whose pods are connected by others' plugins use [`cni`] instead.
+//!
+//! This crate must not: start a process per pod that is on the bridge, enter a namespace with a thread that lives on, write outside the
 //! network namespace it was started in and those it is given, touch tables or links of others.
 
 mod attach;
 mod bridge;
+pub mod cni;
 mod config;
 mod forward;
 mod host;

@@ -171,6 +171,9 @@ pub enum RunError {
     /// No network.
     #[error(transparent)]
     Attach(#[from] network::AttachError),
+    /// No network by plugins.
+    #[error("the pod cannot be connected: {0}")]
+    Cni(#[source] network::cni::CniError),
     /// No host ports.
     #[error(transparent)]
     Ports(#[from] network::PortError),

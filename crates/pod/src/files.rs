@@ -24,23 +24,35 @@ pub(crate) fn make(
     own_shm: bool,
     owner: u32,
 ) -> Result<(), RunError> {
-    let write = |name: &'static str, text: String| {
-        let path = dir.join(name);
-        let written = fs::write(&path, text)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
-            .and_then(|()| if owner == 0 { Ok(()) } else { chown(&path, Some(owner), Some(owner)) });
-        written.map_err(|e| RunError::File { what: "file", path, source: sys::errno_of(&e) })
-    };
+    let write = |name, text| write(dir, owner, name, text);
     if !config.hostname.is_empty() {
         write("hostname", format!("{}\n", line(&config.hostname)))?;
     }
-    write("hosts", hosts(&config.hostname, ips))?;
+    write_hosts(dir, config, ips, owner)?;
     write("resolv.conf", resolv_conf(config.dns_config.as_ref()))?;
     if own_shm {
         let path = dir.join("shm");
         mount_shm(&path, owner).map_err(|source| RunError::File { what: "/dev/shm at", path, source })?;
     }
     Ok(())
+}
+
+/// Writes the hosts file of a pod with these addresses.
+pub(crate) fn write_hosts(
+    dir: &Path,
+    config: &PodSandboxConfig,
+    ips: &[IpAddr],
+    owner: u32,
+) -> Result<(), RunError> {
+    write(dir, owner, "hosts", hosts(&config.hostname, ips))
+}
+
+fn write(dir: &Path, owner: u32, name: &str, text: String) -> Result<(), RunError> {
+    let path = dir.join(name);
+    let written = fs::write(&path, text)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+        .and_then(|()| if owner == 0 { Ok(()) } else { chown(&path, Some(owner), Some(owner)) });
+    written.map_err(|e| RunError::File { what: "file", path, source: sys::errno_of(&e) })
 }
 
 /// Removes the directory and what is mounted in it; returns what stayed, and why.

@@ -25,6 +25,7 @@
 
 mod cgroup;
 mod checkpoint;
+mod cni;
 mod container;
 mod create;
 mod dial;
@@ -62,6 +63,7 @@ mod streams;
 mod update;
 
 pub use checkpoint::CheckpointError;
+pub use cni::CniStatus;
 pub use container::{Container, Metadata, Status, User};
 pub use dial::PodNetwork;
 pub use error::{

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use api::id::{ContainerId, PodId};
 use image::Images;
 use migration::transport::Estimate;
 use namespaces::Pins;
 use network::Network;
+use network::cni::{Cni, CniConfig};
 use sys::mount::{Attributes, Filesystem, Flags, Propagation};
 
 use crate::cgroup::Cgroups;
@@ -33,6 +35,8 @@ pub struct PodsConfig {
     pub shim: PathBuf,
     /// Command line that starts CRIU, empty: pods cannot be checkpointed on this node.
     pub criu: Vec<String>,
+    /// How pods are connected by CNI plugins; absent: by the embedded bridge.
+    pub cni: Option<CniConfig>,
 }
 
 /// The shared services.
@@ -41,6 +45,8 @@ pub(crate) struct Node {
     pub config: PodsConfig,
     pub images: Images,
     pub network: Network,
+    /// Used for new pods only if so configured; takes down those that it once connected in any case.
+    pub cni: Arc<Cni>,
     pub launcher: Launcher,
     pub store: Store,
     pub pins: Pins,
@@ -82,6 +88,7 @@ impl Node {
             store,
             images,
             network,
+            cni: Arc::new(Cni::new(config.cni.clone().unwrap_or_default(), config.root.join("cni"))),
             filters: Filters::default(),
             own_capabilities: security::own(),
             samples: Samples::default(),

@@ -1,5 +1,6 @@
 //! What never changes in a pod after it was made.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub(crate) struct Pod {
     pub created_at: i64,
     pub cgroup: String,
     pub lease: Option<Lease>,
+    /// Given by CNI plugins.
+    pub plugged: Vec<IpAddr>,
     /// `None`: the pod was found without one, at start.
     pub shim: Option<Shim>,
     /// Held while a restored container is started: the first fixes the clocks of all.
@@ -47,14 +50,14 @@ impl Pod {
     /// The published form of the pod in `state`.
     pub(crate) fn sandbox(&self, state: SandboxState) -> Sandbox {
         let ready = state == SandboxState::Ready;
-        let ips = self.lease.as_ref().filter(|_| ready).map(Lease::addresses);
+        let ips = || self.lease.as_ref().map_or_else(|| self.plugged.clone(), Lease::addresses);
         Sandbox {
             id: self.id.clone(),
             config: Arc::clone(&self.config),
             handler: self.handler.clone(),
             created_at: self.created_at,
             state,
-            ips: ips.unwrap_or_default(),
+            ips: if ready { ips() } else { Vec::new() },
             shim_pid: self.shim.as_ref().filter(|_| ready).map_or(0, |shim| shim.pid),
             cgroup: self.cgroup.clone(),
         }
@@ -63,6 +66,11 @@ impl Pod {
     /// Whether the pod shares the node's System V IPC and /dev/shm.
     pub(crate) fn node_ipc(&self) -> bool {
         is_node(namespaces(&self.config).ipc)
+    }
+
+    /// Whether CNI plugins may know of the pod.
+    pub(crate) fn is_plugged(&self) -> bool {
+        self.lease.is_none() && !is_node(namespaces(&self.config).network)
     }
 
     /// Host id of the pod's root user.

@@ -10,6 +10,7 @@ use network::Network;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
+use crate::cni;
 use crate::container::Container;
 use crate::driver::{self, Request};
 use crate::error::{ContainerError, CreateError, LookupError, OpenError, RunError, StopError};
@@ -43,6 +44,7 @@ impl Pods {
         recover::all(&pods, contents).await;
         ports::settle(&pods.node.network);
         pods.node.collect_images();
+        cni::collect(&pods);
         Ok(pods)
     }
 

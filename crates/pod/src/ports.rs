@@ -5,7 +5,7 @@ use api::cri::v1::{self as cri, PodSandboxConfig};
 use network::{Lease, Network, PortError, PortMapping, Protocol};
 
 /// What the request wants mapped. Numbers and addresses were checked when it came.
-fn of(config: &PodSandboxConfig) -> Vec<PortMapping> {
+pub(crate) fn of(config: &PodSandboxConfig) -> Vec<PortMapping> {
     config.port_mappings.iter().filter_map(mapping).collect()
 }
 

@@ -88,6 +88,7 @@ async fn one(
         return undo(node, id, &record, &containers).await;
     }
     let lease = lease(&record);
+    let plugged = if lease.is_none() { node.cni.addresses(id.as_str()) } else { Vec::new() };
     let mut pod = Pod {
         node: Arc::clone(node),
         id,
@@ -96,6 +97,7 @@ async fn one(
         created_at: record.created_at,
         cgroup: record.cgroup.clone(),
         lease,
+        plugged,
         shim: None,
         restoring: tokio::sync::Mutex::default(),
     };

@@ -12,6 +12,7 @@
 //! written while the shim makes namespaces.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::sync::{Mutex, mpsc};
 use tracing::{Instrument, debug_span};
 
 use crate::cgroup::Directory;
+use crate::cni;
 use crate::error::RunError;
 use crate::files;
 use crate::headroom;
@@ -64,6 +66,7 @@ pub(crate) struct Isolated {
     shim: Shim,
     events: mpsc::UnboundedReceiver<ShimEvent>,
     network: Option<OwnedFd>,
+    plugged: Vec<IpAddr>,
 }
 
 /// A pod that has its addresses.
@@ -100,7 +103,8 @@ impl Reserved {
     ) -> Result<Self, RunError> {
         let id = PodId::random();
         let cgroup = pod_path(&config, &node.config.cgroup_root, &id)?;
-        let lease = if is_node(namespaces(&config).network) { None } else { Some(node.network.allocate()?) };
+        let bridged = !is_node(namespaces(&config).network) && node.config.cni.is_none();
+        let lease = if bridged { Some(node.network.allocate()?) } else { None };
         let created_at = now();
         let record = Box::new(SandboxRecord {
             config: Some(config.clone()),
@@ -122,7 +126,7 @@ impl Reserved {
             .and_then(|()| self.launch());
         match launched {
             Ok((cgroups, shim, events)) => {
-                let isolated = Isolated { reserved: self, shim, events, network: None };
+                let isolated = Isolated { reserved: self, shim, events, network: None, plugged: Vec::new() };
                 isolated.fill(&cgroups).await
             }
             Err(error) => {
@@ -196,20 +200,12 @@ impl Isolated {
     }
 
     /// Gives the pod its address.
-    async fn attach(self) -> Result<Networked, RunError> {
-        let (Some(lease), Some(netns)) = (self.reserved.lease.clone(), &self.network) else {
-            return Ok(Networked(self));
-        };
-        let (network, config) = (self.reserved.node.network.clone(), Arc::clone(&self.reserved.config));
-        let attached = match netns.try_clone() {
-            Ok(netns) => {
-                let work = move || -> Result<(), RunError> {
-                    network.attach(&lease, netns.as_fd())?;
-                    Ok(ports::map(&network, &lease, &config)?)
-                };
-                tokio::task::spawn_blocking(work).await.unwrap_or(Err(RunError::Interrupted))
-            }
-            Err(_) => Err(RunError::Interrupted),
+    async fn attach(mut self) -> Result<Networked, RunError> {
+        let Some(netns) = &self.network else { return Ok(Networked(self)) };
+        let attached = match (netns.try_clone(), self.reserved.lease.clone()) {
+            (Ok(netns), Some(lease)) => self.reserved.bridge(lease, netns).await,
+            (Ok(netns), None) => self.reserved.plug(netns).await.map(|plugged| self.plugged = plugged),
+            (Err(_), _) => Err(RunError::Interrupted),
         };
         match attached {
             Ok(()) => Ok(Networked(self)),
@@ -222,6 +218,9 @@ impl Isolated {
 
     async fn undo(self) {
         let Self { reserved, shim, network, .. } = self;
+        if network.is_some() && reserved.lease.is_none() {
+            cni::del(&reserved.node, &reserved.id).await;
+        }
         drop(network);
         crate::stop::end_shim(&shim).await;
         for error in reserved.node.pins.unpin_all(reserved.id.as_str()) {
@@ -248,7 +247,7 @@ impl Networked {
             isolated.undo().await;
             return Err(error);
         }
-        let Isolated { reserved, shim, events, .. } = isolated;
+        let Isolated { reserved, shim, events, plugged, .. } = isolated;
         let Reserved { node, id, config, handler, created_at, cgroup, lease, .. } = reserved;
         let pod = Pod {
             node,
@@ -258,6 +257,7 @@ impl Networked {
             created_at,
             cgroup,
             lease,
+            plugged,
             shim: Some(shim),
             restoring: Mutex::default(),
         };
@@ -272,6 +272,23 @@ impl Reserved {
             Some(commit) => commit.durable().await,
             None => Ok(()),
         }
+    }
+
+    /// Connects the pod with the embedded bridge.
+    async fn bridge(&self, lease: Lease, netns: OwnedFd) -> Result<(), RunError> {
+        let (network, config) = (self.node.network.clone(), Arc::clone(&self.config));
+        let work = move || -> Result<(), RunError> {
+            network.attach(&lease, netns.as_fd())?;
+            Ok(ports::map(&network, &lease, &config)?)
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(RunError::Interrupted))
+    }
+
+    /// Connects the pod by plugins, which choose its addresses: the hosts file is written again.
+    async fn plug(&self, netns: OwnedFd) -> Result<Vec<IpAddr>, RunError> {
+        let plugged = cni::add(&self.node, &self.id, &self.config, netns).await?;
+        files::write_hosts(&self.node.pod_dir(&self.id), &self.config, &plugged, owner(&self.config))?;
+        Ok(plugged)
     }
 
     /// What the shim is to make.

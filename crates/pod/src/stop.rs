@@ -7,6 +7,7 @@ use std::time::Duration;
 use sys::Signal;
 use tokio::time::Instant;
 
+use crate::cni;
 use crate::files;
 use crate::pod::{Pod, Shim};
 use crate::ports;
@@ -44,8 +45,11 @@ pub(crate) async fn release(pod: Arc<Pod>) -> Vec<String> {
     if let Some(shim) = &pod.shim {
         end_shim(shim).await;
     }
-    let mut left: Vec<String> =
-        pod.node.pins.unpin_all(pod.id.as_str()).iter().map(ToString::to_string).collect();
+    let mut left = Vec::new();
+    if pod.is_plugged() {
+        left.extend(cni::del(&pod.node, &pod.id).await);
+    }
+    left.extend(pod.node.pins.unpin_all(pod.id.as_str()).iter().map(ToString::to_string));
     if let Some(lease) = &pod.lease {
         left.extend(ports::unmap(&pod.node.network, lease, &pod.config).await);
         pod.node.network.release(lease);

@@ -126,6 +126,7 @@ impl Lab {
             cgroup_root: self.cgroup(),
             shim: shim(),
             criu: criu(),
+            cni: None,
         }
     }
 
