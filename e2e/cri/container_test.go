@@ -170,6 +170,30 @@ func TestZeroGraceKillsAtOnce(t *testing.T) {
 	}
 }
 
+// The kernel drops a signal that a first process has no handler for: the program gets it once it has one, and only once.
+func TestStopReachesAProgramThatHasJustStarted(t *testing.T) {
+	p := pod(t)
+	c := p.Run("young", "sleep 0.4; trap 'n=$((n + 1)); [ $n = 1 ] || exit 6; sleep 0.2; exit 5' TERM; while :; do sleep 0.02; done")
+	began := time.Now()
+	c.Stop(20)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if code := c.Status().ExitCode; code != 5 {
+		t.Errorf("exit code = %d", code)
+	}
+	// One that never has a handler is killed at the end of its grace, and its pod goes at once.
+	c = p.Run("deaf", "exec sleep 600")
+	began = time.Now()
+	c.Stop(1)
+	if took := time.Since(began); took < time.Second || took > 2*time.Second {
+		t.Errorf("a grace of 1 s took %s", took)
+	}
+	if code := c.Status().ExitCode; code != 137 {
+		t.Errorf("exit code = %d", code)
+	}
+}
+
 // A second call with a shorter grace period shortens the wait of the first.
 func TestSecondStopShortensTheFirst(t *testing.T) {
 	p := pod(t)

@@ -58,6 +58,7 @@ mod start;
 mod state;
 mod stats;
 mod stop;
+mod stop_signal;
 mod store;
 mod streams;
 mod update;

@@ -17,6 +17,7 @@ use crate::request::{Admission, Kind, admit};
 use crate::restore;
 use crate::shim::CallError;
 use crate::state::{ContainerEvent, ContainerState};
+use crate::stop_signal;
 use crate::store::Change;
 
 impl Driver {
@@ -200,7 +201,7 @@ impl Driver {
                 let signal = slot.container.as_ref().map_or(15, |c| c.metadata.stop_signal);
                 slot.stopping = Some(Stopping { deadline, killed: false, replies: vec![reply] });
                 if !grace.is_zero() {
-                    self.signal(id, signal);
+                    self.signal(id, signal, grace);
                 }
             }
         }
@@ -209,13 +210,24 @@ impl Driver {
         }
     }
 
-    /// Sends the stop signal to the container's first process.
-    fn signal(&mut self, id: &ContainerId, signal: u32) {
-        let (pod, id) = (Arc::clone(&self.pod), id.clone());
+    /// Sends the stop signal to the container's first process, if that takes it before it ends.
+    fn signal(&mut self, id: &ContainerId, signal: u32, grace: Duration) {
+        let pid = self.slot(id).and_then(|slot| slot.container.as_ref()).map_or(0, |c| c.status.pid);
+        let (pod, id, mut views) = (Arc::clone(&self.pod), id.clone(), self.views.subscribe());
         self.operations.spawn(async move {
-            let result = match pod.client() {
-                Some(client) => client.kill(id.as_str(), signal, false).await,
-                None => Err(CallError::Gone),
+            let lives = |c: &Arc<Container>| c.metadata.id == id && c.state() != ContainerState::Exited;
+            let ended = async {
+                let _ = views.wait_for(|view| !view.containers.iter().any(lives)).await;
+            };
+            let sent = async {
+                match pod.client() {
+                    Some(client) => stop_signal::send(client, &id, pid, signal, grace).await,
+                    None => Err(CallError::Gone),
+                }
+            };
+            let result = tokio::select! {
+                result = sent => result,
+                () = ended => Ok(()),
             };
             Done::Signalled { id, result }
         });
