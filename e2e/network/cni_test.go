@@ -98,6 +98,10 @@ func TestConfigurationComesAndGoes(t *testing.T) {
 	if now := address(t, p); now != ip {
 		t.Errorf("address %s became %q", ip, now)
 	}
+	lab.Eventually(t, "the plugins are asked whether the pod is connected", func() bool {
+		last := calls(t)[len(calls(t))-1]
+		return strings.HasPrefix(last, "CHECK netns=/") && strings.Contains(last, p.ID)
+	})
 	t.Cleanup(func() { write(t, list, conflist) })
 	for _, broken := range []string{"", "{", `{"cniVersion": "1.0.0", "name": "lab", "plugins": [{"type": "../bin/stub"}]}`} {
 		if err := os.Remove(list); err != nil {
@@ -146,11 +150,26 @@ func TestLeasesOfLostPodsAreFreed(t *testing.T) {
 	if err := n.Start(lab.Context(t)); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(leases(t)) != 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("leases %v", leases(t))
-		}
+	lab.Eventually(t, "the lost pod's address is free", func() bool { return len(leases(t)) == 0 })
+}
+
+// A plugin that refuses to take a pod down holds up nobody: the pod goes, and the plugin is asked again.
+func TestDelIsRepeatedUntilItIsDone(t *testing.T) {
+	n := lab.Node()
+	lab.Clean(t, n)
+	write(t, mode, "keep")
+	t.Cleanup(func() { write(t, mode, "ok") })
+	p := lab.RunPod(t)
+	p.Remove()
+	record := n.Root + "/cni/" + p.ID + ".json"
+	if _, err := os.Stat(record); err != nil {
+		t.Fatal(err)
 	}
+	write(t, mode, "ok")
+	lab.Eventually(t, "the record is gone", func() bool {
+		_, err := os.Stat(record)
+		return os.IsNotExist(err)
+	})
 }
 
 // network is the condition NetworkReady, checked against the verbose keys that scripts read.

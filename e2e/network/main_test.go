@@ -26,6 +26,9 @@ const (
 const stub = `#!/bin/sh
 input=$(cat)
 echo "$CNI_COMMAND netns=$CNI_NETNS $CNI_ARGS $(echo "$input" | tr -d '\n')" >>` + journal + `
+case $CNI_COMMAND,$(cat ` + mode + `) in
+DEL,keep) echo '{"code": 11, "msg": "not now"}'; exit 1 ;;
+esac
 [ "$CNI_COMMAND" = ADD ] || exit 0
 case $(cat ` + mode + `) in
 hang) sleep 600 & sleep 600 ;;

@@ -3,17 +3,23 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use api::cri::v1::PodSandboxConfig;
 use api::id::PodId;
-use network::cni::{CniError, PodRequest};
+use network::cni::{Cni, CniError, PodRequest};
 
 use crate::error::RunError;
 use crate::node::Node;
 use crate::pods::Pods;
 use crate::ports;
 use crate::state::SandboxState;
+
+/// Between a refused DEL and the next, doubled each time.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Longest pause between two.
+const SELDOM: Duration = Duration::from_secs(60);
 
 /// Connects a new pod by its pinned namespace.
 pub(crate) async fn add(
@@ -28,18 +34,37 @@ pub(crate) async fn add(
     added.await.map_err(|_| RunError::Interrupted)?.map_err(RunError::Cni)
 }
 
-/// Disconnects a pod; says what stayed.
-pub(crate) async fn del(node: &Arc<Node>, id: &PodId) -> Option<String> {
-    let (node, id) = (Arc::clone(node), id.to_string());
-    match tokio::task::spawn_blocking(move || node.cni.del(&id)).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(format!("its network: {}", chain(&error))),
-        Err(_) => Some("its network: the daemon is ending".to_owned()),
+/// Disconnects a pod. What a plugin refuses is asked of it again until it does it: the pod is gone either way, and waits
+/// for nobody's network.
+pub(crate) async fn del(node: &Arc<Node>, id: &PodId) {
+    if let Err(error) = once(node, id.as_str()).await {
+        tracing::warn!(pod = %id, error, "a pod's network is taken down later");
+        tokio::spawn(insist(Arc::downgrade(node), id.to_string()));
     }
 }
 
-/// Takes down what earlier pods left with the plugins. Nobody waits for it.
-pub(crate) fn collect(pods: &Pods) {
+async fn once(node: &Arc<Node>, id: &str) -> Result<(), String> {
+    let (node, id) = (Arc::clone(node), id.to_owned());
+    let asked = tokio::task::spawn_blocking(move || node.cni.del(&id)).await;
+    asked.map_err(|_| "the daemon is ending".to_owned())?.map_err(|error| chain(&error))
+}
+
+async fn insist(node: Weak<Node>, id: String) {
+    let mut pause = AGAIN;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(node) = node.upgrade() else { return };
+        match once(&node, &id).await {
+            Ok(()) => return tracing::info!(pod = id, "a pod's network is taken down at last"),
+            Err(error) => tracing::debug!(pod = id, error, "a pod's network is still there"),
+        }
+        pause = (pause * 2).min(SELDOM);
+    }
+}
+
+/// Takes down what earlier pods left with the plugins, and asks whether those that are there are still connected. Nobody
+/// waits for it.
+pub(crate) fn settle(pods: &Pods) {
     let ready = pods.sandboxes().into_iter().filter(|pod| pod.state == SandboxState::Ready);
     let alive: Vec<_> = ready.map(|pod| pod.id.to_string()).collect();
     let stale = pods.node.cni.stale(&alive);
@@ -47,11 +72,26 @@ pub(crate) fn collect(pods: &Pods) {
         return;
     }
     let node = Arc::clone(&pods.node);
-    tokio::task::spawn_blocking(move || {
-        for error in node.cni.collect(&stale) {
-            tracing::warn!(error = chain(&error), "the network of an earlier pod may be left");
+    tokio::spawn(async move {
+        for id in stale {
+            if let Err(error) = once(&node, &id).await {
+                tracing::warn!(pod = id, error, "the network of an earlier pod is taken down later");
+                tokio::spawn(insist(Arc::downgrade(&node), id));
+            }
         }
+        let _ = tokio::task::spawn_blocking(move || look_after(&node.cni, &alive)).await;
     });
+}
+
+fn look_after(cni: &Cni, alive: &[String]) {
+    for id in alive {
+        if let Err(error) = cni.check(id) {
+            tracing::warn!(pod = id, error = chain(&error), "a pod is not connected as it was");
+        }
+    }
+    if let Err(error) = cni.collect() {
+        tracing::warn!(error = chain(&error), "plugins may hold something for pods that are gone");
+    }
 }
 
 /// Whether pods can be connected, and by which list.

@@ -44,7 +44,7 @@ impl Pods {
         recover::all(&pods, contents).await;
         ports::settle(&pods.node.network);
         pods.node.collect_images();
-        cni::collect(&pods);
+        cni::settle(&pods);
         Ok(pods)
     }
 

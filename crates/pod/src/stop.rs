@@ -47,7 +47,7 @@ pub(crate) async fn release(pod: Arc<Pod>) -> Vec<String> {
     }
     let mut left = Vec::new();
     if pod.is_plugged() {
-        left.extend(cni::del(&pod.node, &pod.id).await);
+        cni::del(&pod.node, &pod.id).await;
     }
     left.extend(pod.node.pins.unpin_all(pod.id.as_str()).iter().map(ToString::to_string));
     if let Some(lease) = &pod.lease {

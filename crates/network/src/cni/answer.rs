@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde::de::Error as _;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::conflist::Version;
 use super::exec::Output;
 
 /// A pod has one address of each family; dual-stack on several networks has some.
@@ -45,15 +46,15 @@ pub enum AnswerError {
         /// In the result.
         count: usize,
     },
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    code: u64,
-    #[serde(default)]
-    msg: String,
-    #[serde(default)]
-    details: String,
+    /// The last result has none: the node's agent could not reach the pod.
+    #[error("its result has no address for the pod")]
+    NoAddress,
+    /// The result is written in another language.
+    #[error("its result has cniVersion {version:?}, which is not known")]
+    Version {
+        /// As written.
+        version: String,
+    },
 }
 
 /// The result of an operation that has one: ADD.
@@ -61,23 +62,31 @@ pub(super) fn result(output: &Output) -> Result<Value, AnswerError> {
     refusal(output)?;
     let form = |source| AnswerError::Form { begin: words(&output.stdout), source };
     let value: Value = serde_json::from_slice(&output.stdout).map_err(form)?;
-    if value.is_object() { Ok(value) } else { Err(form(serde_json::Error::custom("no object"))) }
+    if !value.is_object() {
+        return Err(form(serde_json::Error::custom("no object")));
+    }
+    match value.get("cniVersion") {
+        None => Ok(value),
+        Some(version) if version.as_str().and_then(Version::parse).is_some() => Ok(value),
+        Some(version) => Err(AnswerError::Version { version: words(version.to_string().as_bytes()) }),
+    }
 }
 
 /// Whether an operation succeeded. An error object is an error, whatever the exit code says.
 pub(super) fn refusal(output: &Output) -> Result<(), AnswerError> {
-    match serde_json::from_slice::<Refusal>(&output.stdout) {
-        Ok(Refusal { code, msg, details }) => {
-            let message = if details.is_empty() { msg } else { format!("{msg}: {details}") };
-            Err(AnswerError::Refused { code, message: words(message.as_bytes()) })
-        }
-        Err(_) if output.code == 0 => Ok(()),
-        Err(_) => {
-            let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-            let message = format!("exit code {}: {}", output.code, words(said));
-            Err(AnswerError::Refused { code: 0, message })
-        }
+    let object = serde_json::from_slice::<Map<String, Value>>(&output.stdout).unwrap_or_default();
+    if let Some(code) = object.get("code") {
+        let text = |key| object.get(key).and_then(Value::as_str).unwrap_or_default();
+        let said = [text("msg"), text("details")].into_iter().filter(|text| !text.is_empty());
+        let message = words(said.collect::<Vec<_>>().join(": ").as_bytes());
+        return Err(AnswerError::Refused { code: code.as_u64().unwrap_or(0), message });
     }
+    if output.code == 0 {
+        return Ok(());
+    }
+    let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    let message = format!("exit code {}: {}", output.code, words(said));
+    Err(AnswerError::Refused { code: 0, message })
 }
 
 /// The beginning, on one line, without what would move a terminal's cursor.
@@ -119,10 +128,19 @@ pub(super) fn addresses(result: &Value) -> Result<Vec<IpAddr>, AnswerError> {
         interface.is_none_or(|interface| !interface.sandbox.is_empty())
     };
     let parse = |Address { address, .. }: Address| {
-        let bare = address.split('/').next().unwrap_or_default();
-        bare.parse().map_err(|_| AnswerError::Address { address: words(address.as_bytes()) })
+        parse(&address).ok_or_else(|| AnswerError::Address { address: words(address.as_bytes()) })
     };
     ips.into_iter().filter(of_pod).map(parse).collect()
+}
+
+/// An address that a host can have, with a prefix length that its family can have.
+fn parse(text: &str) -> Option<IpAddr> {
+    let (address, prefix) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let fits = prefix.parse::<u8>().is_ok_and(|prefix| prefix <= bits);
+    (fits && !address.is_unspecified() && !address.is_loopback() && !address.is_multicast())
+        .then_some(address)
 }
 
 #[cfg(test)]
@@ -146,8 +164,17 @@ mod tests {
 
     #[test]
     fn garbage_is_no_result() {
-        for text in ["", "ok", "[]", "7", "{\"ips\": ["] {
-            assert!(matches!(result(&output(0, text, "")), Err(AnswerError::Form { .. })), "{text}");
+        let deep = "[".repeat(100_000);
+        for text in ["", "ok", "[]", "7", "{\"ips\": [", &deep] {
+            assert!(matches!(result(&output(0, text, "")), Err(AnswerError::Form { .. })), "{text:.20}");
+        }
+        for version in ["\"0.1.0\"", "\"9.9.9\"", "1", "{}"] {
+            let text = format!("{{\"cniVersion\": {version}, \"ips\": []}}");
+            assert!(matches!(result(&output(0, &text, "")), Err(AnswerError::Version { .. })), "{text}");
+        }
+        for code in ["-1", "\"7\"", "null", "1e99", "0"] {
+            let text = format!("{{\"code\": {code}, \"msg\": [], \"details\": \"why\"}}");
+            assert_eq!(result(&output(0, &text, "")).unwrap_err().to_string(), "why", "{text}");
         }
     }
 
@@ -160,7 +187,25 @@ mod tests {
         assert_eq!(addresses(&result).unwrap(), expected);
         let many: Vec<_> = (0..10_000).map(|_| json!({"address": "10.1.0.2/16"})).collect();
         assert!(matches!(addresses(&json!({"ips": many})), Err(AnswerError::Addresses { count: 10_000 })));
-        assert!(addresses(&json!({"ips": [{"address": "x"}]})).is_err());
+        for none in [
+            "x",
+            "",
+            "10.1.0.2",
+            "10.1.0.2/33",
+            "10.1.0.2/-1",
+            "10.1.0.256/24",
+            "0.0.0.0/0",
+            "127.0.0.1/8",
+            "fd00::2/129",
+            "ff02::1/64",
+            "10.1.0.2/24/24",
+            "10.1.0.2/24\n",
+        ] {
+            assert!(
+                matches!(addresses(&json!({"ips": [{"address": none}]})), Err(AnswerError::Address { .. })),
+                "{none}"
+            );
+        }
         assert!(addresses(&json!({"ips": 3})).is_err());
     }
 }

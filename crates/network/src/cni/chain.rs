@@ -18,6 +18,9 @@ use crate::attach::INTERFACE;
 /// DEL is given the result of ADD since then.
 const RESULT_FOR_DEL: Version = Version(0, 4, 0);
 
+/// Longest wait for an answer to STATUS: the kubelet gives up a runtime whose own status has not come for 30 s.
+const STATUS: Duration = Duration::from_secs(5);
+
 /// What plugins are asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -84,26 +87,32 @@ impl Chain<'_> {
                 .and_then(|result| answer::addresses(&result).map(|addresses| (result, addresses)));
             last = result.map_err(|source| failed(Operation::Add, plugin, source))?;
         }
-        Ok(last)
+        match self.list.plugins.last() {
+            Some(plugin) if last.1.is_empty() => Err(failed(Operation::Add, plugin, AnswerError::NoAddress)),
+            _ => Ok(last),
+        }
     }
 
     /// Asks all plugins, last first, and answers the first error.
     pub fn del(&self) -> Result<(), CniError> {
         let previous = self.result().filter(|_| self.list.version >= RESULT_FOR_DEL);
-        let deleted = self.list.plugins.iter().rev().map(|plugin| {
-            let output = self.run(Operation::Del, plugin, previous)?;
-            answer::refusal(&output).map_err(|source| failed(Operation::Del, plugin, source))
-        });
-        let errors: Vec<_> = deleted.filter_map(Result::err).collect();
-        errors.into_iter().next().map_or(Ok(()), Err)
+        let plugins = self.list.plugins.iter().rev();
+        all(plugins.map(|plugin| self.ask(Operation::Del, plugin, previous)))
     }
 
-    /// Asks one plugin after the other, until one says no.
-    pub fn ask(&self, operation: Operation) -> Result<(), CniError> {
-        self.list.plugins.iter().try_for_each(|plugin| {
-            let output = self.run(operation, plugin, self.result())?;
-            answer::refusal(&output).map_err(|source| failed(operation, plugin, source))
-        })
+    /// Asks all plugins, in order, and answers the first error.
+    pub fn gc(&self) -> Result<(), CniError> {
+        all(self.list.plugins.iter().map(|plugin| self.ask(Operation::Gc, plugin, None)))
+    }
+
+    /// Asks one plugin after the other whether all is well, until one says no.
+    pub fn inquire(&self, operation: Operation) -> Result<(), CniError> {
+        self.list.plugins.iter().try_for_each(|plugin| self.ask(operation, plugin, self.result()))
+    }
+
+    fn ask(&self, operation: Operation, plugin: &Plugin, previous: Option<&Value>) -> Result<(), CniError> {
+        let output = self.run(operation, plugin, previous)?;
+        answer::refusal(&output).map_err(|source| failed(operation, plugin, source))
     }
 
     fn result(&self) -> Option<&Value> {
@@ -122,7 +131,8 @@ impl Chain<'_> {
         let program = find(self.directories, &plugin.kind)?;
         let input = Value::from(self.configuration(plugin, previous)).to_string();
         let environment = self.environment(operation);
-        exec::run(&program, &environment, input.as_bytes(), self.deadline).map_err(|source| CniError::Exec {
+        let deadline = if operation == Operation::Status { self.deadline.min(STATUS) } else { self.deadline };
+        exec::run(&program, &environment, input.as_bytes(), deadline).map_err(|source| CniError::Exec {
             plugin: plugin.kind.clone(),
             operation: operation.name(),
             source,
@@ -166,6 +176,12 @@ impl Chain<'_> {
         }
         keys
     }
+}
+
+/// The first error, after everybody was asked.
+fn all(answers: impl Iterator<Item = Result<(), CniError>>) -> Result<(), CniError> {
+    let errors: Vec<_> = answers.filter_map(Result::err).collect();
+    errors.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn failed(operation: Operation, plugin: &Plugin, source: AnswerError) -> CniError {

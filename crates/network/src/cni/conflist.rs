@@ -62,7 +62,7 @@ pub enum ListError {
 pub(super) struct Version(pub u8, pub u8, pub u8);
 
 impl Version {
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.').map(|part| part.parse().ok());
         let version = Self(parts.next()??, parts.next()??, parts.next()??);
         (parts.next().is_none() && VERSIONS.contains(&version)).then_some(version)
@@ -77,6 +77,7 @@ pub(super) struct List {
     /// As written.
     pub version_text: String,
     pub disable_check: bool,
+    pub disable_gc: bool,
     pub plugins: Vec<Plugin>,
     /// The whole file, for the record.
     pub value: Value,
@@ -131,8 +132,11 @@ impl List {
         let name = text(&value, "name").filter(|name| is_name(name));
         let name =
             name.ok_or(("name", "letters, digits, '.', '_' and '-', and begin with a letter or digit"))?;
-        let version_text = text(&value, "cniVersion").unwrap_or("0.2.0");
-        let version = Version::parse(version_text).ok_or(("cniVersion", "0.3.0 to 1.1.1"))?;
+        // Of several (since 1.1.0) the newest that both sides know.
+        let offered = value.get("cniVersions").and_then(Value::as_array).into_iter().flatten();
+        let offered = offered.filter_map(Value::as_str).chain(text(&value, "cniVersion"));
+        let known = offered.filter_map(|text| Version::parse(text).map(|version| (version, text)));
+        let (version, version_text) = known.max().ok_or(("cniVersion", "0.3.0 to 1.1.1"))?;
         let plugins = match value.get("plugins") {
             Some(plugins) => plugins.as_array().cloned().unwrap_or_default(),
             None => vec![value.clone()],
@@ -141,9 +145,9 @@ impl List {
         let plugins = plugins.filter(|plugins| !plugins.is_empty());
         let plugins =
             plugins.ok_or(("plugins", "objects, each with a type that names a program and no path"))?;
-        let disable_check = value.get("disableCheck").and_then(Value::as_bool).unwrap_or(false);
+        let (disable_check, disable_gc) = (is_on(&value, "disableCheck"), is_on(&value, "disableGC"));
         let (name, version_text) = (name.to_owned(), version_text.to_owned());
-        Ok(Self { name, version, version_text, disable_check, plugins, value })
+        Ok(Self { name, version, version_text, disable_check, disable_gc, plugins, value })
     }
 }
 
@@ -151,8 +155,17 @@ fn text<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
     value.get(key).and_then(Value::as_str)
 }
 
+/// The field's lists have such keys as text, too.
+fn is_on(value: &Value, key: &str) -> bool {
+    value.get(key).is_some_and(|value| *value == Value::Bool(true) || value.as_str() == Some("true"))
+}
+
 fn plugin(value: Value) -> Option<Plugin> {
     let kind = text(&value, "type").filter(|kind| is_name(kind))?.to_owned();
+    let ipam = value.get("ipam").and_then(|ipam| ipam.get("type"));
+    if !ipam.is_none_or(|kind| kind.as_str().is_some_and(|kind| kind.is_empty() || is_name(kind))) {
+        return None;
+    }
     match value {
         Value::Object(keys) => Some(Plugin { kind, keys }),
         _ => None,
@@ -184,6 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn of_several_versions_the_newest_known_is_spoken() {
+        let list =
+            List::new(json!({"cniVersion": "0.4.0", "cniVersions": ["0.3.1", "1.1.0", "9.0.0"], "name": "a",
+            "disableCheck": "true", "disableGC": true, "plugins": [{"type": "x"}]}));
+        let list = list.unwrap();
+        assert_eq!(list.version_text, "1.1.0");
+        assert!(list.disable_check && list.disable_gc);
+    }
+
+    #[test]
     fn what_breaks_the_specification_is_named() {
         for (list, key) in [
             (json!({"cniVersion": "1.0.0", "type": "x"}), "name"),
@@ -193,6 +216,10 @@ mod tests {
             (json!({"cniVersion": "1.0.0", "name": "a", "plugins": []}), "plugins"),
             (json!({"cniVersion": "1.0.0", "name": "a", "plugins": [{"type": "../../sh"}]}), "plugins"),
             (json!({"cniVersion": "1.0.0", "name": "a", "plugins": ["bridge"]}), "plugins"),
+            (
+                json!({"cniVersion": "1.0.0", "name": "a", "type": "x", "ipam": {"type": "/bin/sh"}}),
+                "plugins",
+            ),
             (json!([]), "name"),
         ] {
             assert_eq!(List::new(list.clone()).unwrap_err().0, key, "{list}");

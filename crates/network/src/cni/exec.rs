@@ -3,11 +3,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,8 +15,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Of standard output and standard error together, in bytes. A result takes some hundred.
 const OUTPUT_LIMIT: usize = 1 << 20;
-/// How often a plugin that closed its output is looked after.
-const POLL: Duration = Duration::from_millis(1);
 
 /// Why a plugin gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +47,7 @@ pub(super) struct Output {
     pub stderr: Vec<u8>,
 }
 
-/// Runs `program` to its end. No process of its group is left on error.
+/// Runs `program` to its end, which is that of all processes in its group: nobody would look after one that stays behind.
 pub(super) fn run(
     program: &Path,
     environment: &[(&str, OsString)],
@@ -66,18 +63,19 @@ pub(super) fn run(
         .process_group(0)
         .spawn()
         .map_err(ExecError::Start)?;
-    let ended = talk(&mut child, deadline);
-    if ended.is_err() {
-        // The child is not reaped yet, so its number is still its own and its group's.
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-        let _ = child.wait();
-    }
-    let (status, stdout, stderr) = ended?;
+    let heard = listen(&mut child, deadline);
+    // The child is not reaped yet, so its number is still its own and its group's.
+    let _ = pid(&child).map(|group| kill_process_group(group, Signal::KILL));
+    let status = child.wait().map_err(ExecError::Start)?;
+    let (stdout, stderr) = heard?;
     match (status.code(), status.signal()) {
         (Some(code), _) => Ok(Output { code, stdout, stderr }),
         (None, signal) => Err(ExecError::Signal { signal: signal.unwrap_or(0) }),
     }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
 }
 
 /// Standard input that needs nobody to write it while the plugin reads, or does not.
@@ -88,17 +86,17 @@ fn memory(input: &[u8]) -> io::Result<Stdio> {
     Ok(file.into())
 }
 
-fn talk(child: &mut Child, deadline: Duration) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), ExecError> {
+/// What the plugin writes until it ends; a child that keeps the pipes open is not waited for.
+fn listen(child: &mut Child, deadline: Duration) -> Result<(Vec<u8>, Vec<u8>), ExecError> {
     let end = Instant::now() + deadline;
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    for pipe in stdout.iter().map(AsFd::as_fd).chain(stderr.iter().map(AsFd::as_fd)) {
-        let set = fcntl_getfl(pipe).and_then(|flags| fcntl_setfl(pipe, flags | OFlags::NONBLOCK));
-        set.map_err(|error| ExecError::Start(error.into()))?;
-    }
-    while stdout.is_some() || stderr.is_some() {
-        let open = stdout.iter().map(AsFd::as_fd).chain(stderr.iter().map(AsFd::as_fd));
-        let mut fds: Vec<_> = open.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let process = pid(child).ok_or_else(|| ExecError::Start(io::ErrorKind::NotFound.into()))?;
+    let process = sys::pidfd::open(process).map_err(|error| ExecError::Start(error.into()))?;
+    let mut out = Stream::new(child.stdout.take()).map_err(ExecError::Start)?;
+    let mut err = Stream::new(child.stderr.take()).map_err(ExecError::Start)?;
+    loop {
+        let open = [&out, &err].into_iter().filter_map(|stream| stream.pipe.as_ref());
+        let mut fds = vec![PollFd::new(&process, PollFlags::IN)];
+        fds.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let left = end.saturating_duration_since(Instant::now());
         let timeout = left.try_into().map_err(|_| ExecError::Deadline { deadline })?;
         match poll(&mut fds, Some(&timeout)) {
@@ -106,36 +104,52 @@ fn talk(child: &mut Child, deadline: Duration) -> Result<(ExitStatus, Vec<u8>, V
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(ExecError::Start(error.into())),
         }
-        drain(&mut stdout, &mut out);
-        drain(&mut stderr, &mut err);
-        if out.len() + err.len() > OUTPUT_LIMIT {
+        let ended = fds.first().is_some_and(|process| !process.revents().is_empty());
+        out.drain();
+        err.drain();
+        if out.text.len() + err.text.len() > OUTPUT_LIMIT {
             return Err(ExecError::Output);
         }
-    }
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok((status, out, err)),
-            Ok(None) if Instant::now() >= end => return Err(ExecError::Deadline { deadline }),
-            Ok(None) => thread::sleep(POLL),
-            Err(error) => return Err(ExecError::Start(error)),
+        if ended {
+            return Ok((out.text, err.text));
         }
     }
 }
 
-/// Takes what is there, up to 16 KiB; forgets the pipe at its end.
-fn drain(pipe: &mut Option<impl Read>, into: &mut Vec<u8>) {
-    let Some(open) = pipe else { return };
-    let mut buffer = [0; 16 * 1024];
-    match open.read(&mut buffer) {
-        Ok(0) => *pipe = None,
-        Ok(read) => into.extend_from_slice(buffer.get(..read).unwrap_or_default()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-        Err(_) => *pipe = None,
+/// A pipe and what came out of it.
+struct Stream {
+    /// Absent after its end.
+    pipe: Option<File>,
+    text: Vec<u8>,
+}
+
+impl Stream {
+    fn new(pipe: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
+        let pipe = pipe.map(|pipe| File::from(pipe.into()));
+        if let Some(pipe) = &pipe {
+            fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+        }
+        Ok(Self { pipe, text: Vec::new() })
+    }
+
+    /// Takes what is there, as long as it is within the limit.
+    fn drain(&mut self) {
+        let mut buffer = [0; 16 * 1024];
+        while let Some(pipe) = self.pipe.as_mut().filter(|_| self.text.len() <= OUTPUT_LIMIT) {
+            match pipe.read(&mut buffer) {
+                Ok(read) if read > 0 => self.text.extend_from_slice(buffer.get(..read).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => self.pipe = None,
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     fn sh(script: &str, deadline: u64) -> Result<Output, ExecError> {
@@ -163,5 +177,20 @@ mod tests {
         assert!(matches!(sh("exec cat /dev/zero", 5000), Err(ExecError::Output)));
         assert!(matches!(sh("kill -SEGV $$", 5000), Err(ExecError::Signal { signal: 11 })));
         assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_child_left_behind_is_neither_waited_for_nor_left() {
+        let began = Instant::now();
+        let output = sh("sleep 60 & echo $!", 30_000).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5));
+        let child = String::from_utf8(output.stdout).unwrap();
+        let alive = || {
+            std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).is_ok_and(|s| !s.contains(" Z "))
+        };
+        while alive() {
+            assert!(began.elapsed() < Duration::from_secs(5), "{child} is alive");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -47,7 +47,7 @@ pub struct CniConfig {
     pub config_dir: PathBuf,
     /// Where plugins are looked for, in order.
     pub plugin_dirs: Vec<PathBuf>,
-    /// How long one plugin may take, in seconds.
+    /// How long one plugin may take, in seconds, up to 3600; STATUS has 5 at most.
     pub timeout_seconds: u64,
 }
 
@@ -136,7 +136,7 @@ impl Cni {
     ///
     /// # Errors
     /// See [`CniError`]. What the plugins did is undone by DEL; where that fails too, the record stays for
-    /// [`Cni::collect`].
+    /// [`Cni::del`].
     pub fn add(&self, pod: &PodRequest, netns: BorrowedFd<'_>, path: &Path) -> Result<Vec<IpAddr>, CniError> {
         let _adding = self.adding.read().unwrap_or_else(PoisonError::into_inner);
         let list = conflist::load(&self.config.config_dir)?;
@@ -180,7 +180,7 @@ impl Cni {
             Some((record, list))
                 if record.result.is_some() && list.version >= CHECK && !list.disable_check =>
             {
-                self.chain(&list, pod, &record).ask(Operation::Check)
+                self.chain(&list, pod, &record).inquire(Operation::Check)
             }
             _ => Ok(()),
         }
@@ -196,7 +196,7 @@ impl Cni {
         for plugin in &list.plugins {
             chain::find(&self.config.plugin_dirs, &plugin.kind)?;
         }
-        if list.version < STATUS { Ok(()) } else { self.node(&list, None).ask(Operation::Status) }
+        if list.version < STATUS { Ok(()) } else { self.node(&list, None).inquire(Operation::Status) }
     }
 
     /// The list in use, as it was written.
@@ -219,18 +219,18 @@ impl Cni {
         self.records.ids().into_iter().filter(|id| !alive.contains(id)).collect()
     }
 
-    /// Takes `stale` pods down, then has the plugins forget whatever they hold for none that has a record (GC, since
-    /// 1.1.0). Answers what failed; those records stay for the next time.
-    pub fn collect(&self, stale: &[String]) -> Vec<CniError> {
-        let mut failed: Vec<_> = stale.iter().filter_map(|id| self.del(id).err()).collect();
+    /// Has the plugins forget whatever they hold for none that has a record (GC, since 1.1.0).
+    ///
+    /// # Errors
+    /// See [`CniError`]: the first of them, after all plugins were asked.
+    pub fn collect(&self) -> Result<(), CniError> {
         let _adding = self.adding.write().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(list) = conflist::load(&self.config.config_dir)
-            && list.version >= GC
-        {
-            let valid = Valid(self.records.ids());
-            failed.extend(self.node(&list, Some(&valid)).ask(Operation::Gc).err());
+        match conflist::load(&self.config.config_dir) {
+            Ok(list) if list.version >= GC && !list.disable_gc => {
+                self.node(&list, Some(&Valid(self.records.ids()))).gc()
+            }
+            _ => Ok(()),
         }
-        failed
     }
 
     fn recorded(&self, pod: &str) -> Result<Option<(Record, List)>, CniError> {
@@ -241,6 +241,6 @@ impl Cni {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(self.config.timeout_seconds)
+        Duration::from_secs(self.config.timeout_seconds.min(3600))
     }
 }
