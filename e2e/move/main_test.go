@@ -78,6 +78,13 @@ func run(t *testing.T, on *pair.Node, containers ...container) *pod {
 // runWith does so in the namespaces that options say.
 func runWith(t *testing.T, on *pair.Node, options *runtimeapi.NamespaceOption, containers ...container) *pod {
 	t.Helper()
+	return runChanged(t, on, options, func(*runtimeapi.ContainerConfig) {}, containers...)
+}
+
+// runChanged does so with containers that change says more about.
+func runChanged(t *testing.T, on *pair.Node, options *runtimeapi.NamespaceOption,
+	change func(*runtimeapi.ContainerConfig), containers ...container) *pod {
+	t.Helper()
 	ctx := lab.Context(t)
 	logs := t.TempDir()
 	p := &pod{t: t, at: on, logs: logs, config: client.Pod("mover-"+client.Unique()[:5], logs)}
@@ -99,6 +106,7 @@ func runWith(t *testing.T, on *pair.Node, options *runtimeapi.NamespaceOption, c
 			if options != nil {
 				config.Linux.SecurityContext.NamespaceOptions = options
 			}
+			change(config)
 		})
 		created, err := on.CreateContainer(ctx, id, config, p.config)
 		if err != nil {

@@ -190,6 +190,7 @@ fn try_restore(
             external: &external,
             cgroup: cgroup.as_fd(),
             legacy_cgroups: &[],
+            legacy_cpu: None,
             stdio: &stdio,
             tcp_established: false,
             deadline: Duration::from_secs(20),

@@ -74,6 +74,8 @@ impl Pod {
         };
         if plan.restore.is_some() {
             let cgroup = Cgroup::create(self.sandbox()?, &plan)?;
+            // To be back soon, and when that was planned.
+            cgroup.free_cpu()?;
             task.phase = Phase::Planned(Box::new(Plan { plan, fds }), cgroup);
         } else {
             let executed = self.execute(&mut task, &plan, &mut fds);

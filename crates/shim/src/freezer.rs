@@ -213,8 +213,10 @@ impl Pod {
     /// From the pod's freeze to one of each container.
     fn freeze_each(&self, ids: &[String]) -> Result<(), RequestError> {
         for id in ids {
-            if let Some(dir) = self.task(id)?.cgroup() {
-                cgroup::freeze(dir).map_err(RequestError::system("freeze", id.as_str()))?;
+            if let Some(cgroup) = self.task(id)?.cgroup() {
+                cgroup::freeze(cgroup).map_err(RequestError::system("freeze", id.as_str()))?;
+                // CRIU makes the tasks themselves work for it.
+                cgroup.free_cpu()?;
             }
         }
         cgroup::thaw(self.sandbox()?.cgroup()).map_err(RequestError::system("thaw", "pod cgroup"))
@@ -223,6 +225,8 @@ impl Pod {
     /// Lets everything run, whatever of it was frozen; dumps that wait for a cut wait for nothing now.
     fn thaw(&mut self, ids: &[String]) {
         for cgroup in ids.iter().filter_map(|id| self.task(id).ok()?.cgroup()) {
+            // Errors: an unlimited container is better than a frozen one.
+            let _ = cgroup.limit_cpu();
             let _ = cgroup::thaw(cgroup);
         }
         if let Some(sandbox) = &self.sandbox {

@@ -104,6 +104,7 @@ impl Pod {
             external: &external,
             cgroup: cgroup.as_fd(),
             legacy_cgroups: &legacy_cgroups,
+            legacy_cpu: cgroup.legacy_cpu(),
             stdio: &stdio,
             tcp_established: images.tcp_established,
             deadline,
@@ -141,11 +142,14 @@ impl Pod {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(RequestError::Malformed)?;
         let pidfd = pidfd::open(pid).map_err(RequestError::system("open the restored process of", id))?;
         let mut task = self.take_task(id)?;
+        let mut limited = Ok(());
         if let Phase::Planned(_, cgroup) = std::mem::replace(&mut task.phase, Phase::Changing) {
+            limited = cgroup.limit_cpu();
             task.phase = Phase::Held(Process { pid, pidfd, cgroup });
         }
         let connected = self.connect(&mut task, terminals.into_iter().next(), Ours::default());
         self.tasks.push(task);
+        limited?;
         connected.map_err(RequestError::system("read the output of", id))
     }
 

@@ -44,6 +44,11 @@ pub fn concerns(resources: &Resources, controller: &str) -> bool {
     settings(resources).iter().any(|s| s.controller == controller && !s.v1.is_empty())
 }
 
+/// No limit of processor time, and the largest share of it, in cgroup2's words.
+pub const MOST_CPU: [(&str, &str); 2] = [("cpu.weight", "10000"), ("cpu.max", "max")];
+/// The same in v1's.
+pub const MOST_CPU_V1: [(&str, &str); 2] = [("cpu.shares", "262144"), ("cpu.cfs_quota_us", "-1")];
+
 /// Refuses what could never be written, or would reach beyond the container's directory.
 pub fn check(resources: &Resources) -> std::result::Result<(), CreateError> {
     for (file, value) in &resources.unified {

@@ -44,6 +44,8 @@ pub struct Cgroup {
     /// With the pod's directory where the container has none of its own.
     v1: Vec<Hierarchy>,
     controllers: Vec<String>,
+    /// What [`Cgroup::free_cpu`] has lifted: file and value.
+    lifted: RefCell<Vec<(&'static str, String)>>,
 }
 
 /// A directory in one v1 hierarchy.
@@ -100,6 +102,7 @@ impl PodCgroup {
             unified: tree::make(&self.unified, name).step("make cgroup", name)?,
             v1: Vec::with_capacity(self.v1.len()),
             controllers: self.controllers.clone(),
+            lifted: RefCell::default(),
         };
         for pod in &self.v1 {
             let wanted = |c: &String| ACCOUNTING.contains(&c.as_str()) || limits::concerns(resources, c);
@@ -156,7 +159,41 @@ impl Cgroup {
     /// Sets new limits; fields that are 0 or empty stay as they are.
     pub fn update(&self, resources: &Resources) -> Result<(), CreateError> {
         limits::check(resources)?;
+        self.limit_cpu()?;
         Ok(self.limit(resources)?)
+    }
+
+    /// Lifts its limits of processor time, until [`Cgroup::limit_cpu`]: while a pod is captured or restored it stands
+    /// still for work that is done in its cgroup.
+    pub fn free_cpu(&self) -> Result<(), CreateError> {
+        let Some((dir, most)) = self.cpu() else { return Ok(()) };
+        let mut lifted = self.lifted.borrow_mut();
+        for (file, value) in most {
+            let now = tree::read(dir, file).step("read", file)?.trim().to_owned();
+            if now != value {
+                tree::write(dir, file, value).step("lift", file)?;
+                lifted.push((file, now));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what [`Cgroup::free_cpu`] has lifted.
+    pub fn limit_cpu(&self) -> Result<(), CreateError> {
+        let Some((dir, _)) = self.cpu() else { return Ok(()) };
+        while let Some((file, value)) = self.lifted.borrow_mut().pop() {
+            tree::write(dir, file, &value).step("limit", format!("{file} = {value}"))?;
+        }
+        Ok(())
+    }
+
+    /// Where processor time is shared out, if anywhere, and what lets through most of it.
+    fn cpu(&self) -> Option<(&OwnedFd, [(&'static str, &'static str); 2])> {
+        if self.controllers.iter().any(|c| c == "cpu") {
+            return Some((&self.unified, limits::MOST_CPU));
+        }
+        let hierarchy = self.v1.iter().find(|h| h.has("cpu"))?;
+        Some((&hierarchy.dir, limits::MOST_CPU_V1))
     }
 
     fn limit(&self, resources: &Resources) -> Result<(), Failure> {
@@ -208,6 +245,12 @@ impl Cgroup {
     /// Its directory in each v1 hierarchy.
     pub fn legacy(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.v1.iter().map(|h| h.dir.as_fd())
+    }
+
+    /// Its directory in the v1 hierarchy that shares out the processors, if cgroup2 does not.
+    #[must_use]
+    pub fn legacy_cpu(&self) -> Option<BorrowedFd<'_>> {
+        self.v1.iter().find(|h| h.has("cpu")).map(|h| h.dir.as_fd())
     }
 
     /// `cgroup.procs` of each v1 directory. A child that writes `0` there moves itself, whatever its rights: the

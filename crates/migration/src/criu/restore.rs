@@ -7,6 +7,7 @@
 //! CRIU starts, reads images ─ setup-namespaces: entry() ─ process 1 joins, mounts, memory ─ pre-resume: hold()
 //! ```
 
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,6 +40,9 @@ pub struct RestoreOptions<'a> {
     pub cgroup: BorrowedFd<'a>,
     /// The container's directory in each v1 hierarchy.
     pub legacy_cgroups: &'a [BorrowedFd<'a>],
+    /// That of them which shares out the processors: joined when all is restored, because a pod with a small share, or
+    /// a quota, would be restored accordingly slowly.
+    pub legacy_cpu: Option<BorrowedFd<'a>>,
     /// (what descriptors.json says, what replaces it), such as `("pipe:[123]", fd)`.
     pub stdio: &'a [(String, BorrowedFd<'a>)],
     /// As at the dump.
@@ -77,6 +81,9 @@ pub enum RestoreError {
     /// The cgroup could not be frozen, so that nothing would have held the tasks.
     #[error("freeze the restored container")]
     Freeze(#[source] Errno),
+    /// The tasks could not be put under the container's limits.
+    #[error("limit the restored container's share of the processors")]
+    Limit(#[source] Errno),
     /// CRIU did not do it.
     #[error(transparent)]
     Criu(#[from] CriuError),
@@ -95,19 +102,27 @@ pub fn restore(
     let work = work_dir(options.root)?;
     let mut keep = vec![options.images, work.as_fd()];
     keep.extend(options.stdio.iter().map(|(_, fd)| *fd));
+    let (own_cgroup, own_cpu) = own_cgroups().map_err(CriuError::step("open own cgroup"))?;
     let place = Place {
         namespaces: options.namespaces,
         cgroup: Some(options.cgroup),
         legacy_cgroups: options.legacy_cgroups,
+        cpu: own_cpu.as_ref().map(AsFd::as_fd),
         keep,
     };
-    let own_cgroup = own_cgroup().map_err(CriuError::step("open own cgroup"))?;
     // CRIU opens it by its name below /proc when process 1 joins; until then it is a namespace like any other.
     let time = sys::namespace::own(NamespaceKind::Time).map_err(CriuError::step("open time namespace"))?;
     let request = request(options, &work, &time);
     let session = Session::start(options.criu, &place, options.deadline)?;
-    let mut holder =
-        Holder { cgroup: options.cgroup, own_cgroup, time, pid: None, terminals: vec![], failed: None };
+    let mut holder = Holder {
+        cgroup: options.cgroup,
+        cpu: options.legacy_cpu,
+        own_cgroup,
+        time,
+        pid: None,
+        terminals: vec![],
+        failed: None,
+    };
     let answer = session.run(&request, &mut |criu, point| match point.name.as_str() {
         "setup-namespaces" => holder.enter(entry()),
         _ => holder.reached(criu, point, hold),
@@ -125,6 +140,7 @@ pub fn restore(
 /// Follows CRIU's notifies up to the hold.
 struct Holder<'a> {
     cgroup: BorrowedFd<'a>,
+    cpu: Option<BorrowedFd<'a>>,
     own_cgroup: OwnedFd,
     time: OwnedFd,
     pid: Option<sys::Pid>,
@@ -182,7 +198,17 @@ impl Holder<'_> {
         let pid = criu.as_raw_nonzero().to_string();
         write(&self.own_cgroup, "cgroup.procs", pid.as_bytes()).map_err(RestoreError::Freeze)?;
         write(self.cgroup, "cgroup.freeze", b"1").map_err(RestoreError::Freeze)?;
-        wait_frozen(self.cgroup).map_err(RestoreError::Freeze)
+        wait_frozen(self.cgroup).map_err(RestoreError::Freeze)?;
+        self.limit_cpu().map_err(RestoreError::Limit)
+    }
+
+    /// Puts the tasks, of which there will be no more, under the container's share of the processors.
+    fn limit_cpu(&self) -> sys::Result<()> {
+        let Some(cpu) = self.cpu else { return Ok(()) };
+        for pid in read(self.cgroup, "cgroup.procs")?.lines() {
+            write(cpu, "cgroup.procs", pid.as_bytes())?;
+        }
+        Ok(())
     }
 }
 
@@ -216,12 +242,26 @@ fn work_dir(root: &Path) -> Result<OwnedFd, CriuError> {
     openat(CWD, &path, flags, Mode::empty()).map_err(CriuError::step("open working directory"))
 }
 
-/// The cgroup2 directory that the calling process is in.
-fn own_cgroup() -> sys::Result<OwnedFd> {
-    let unified = Layout::detect()?.unified.ok_or(Errno::NODEV)?;
+/// The directories that the calling process is in: of cgroup2, and of the v1 hierarchy that shares out the processors.
+fn own_cgroups() -> sys::Result<(OwnedFd, Option<OwnedFd>)> {
+    let layout = Layout::detect()?;
     let text = std::fs::read_to_string("/proc/self/cgroup").map_err(|error| sys::errno_of(&error))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(Errno::NOENT)?;
-    openat(CWD, unified.join(path), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    // "4:cpu,cpuacct:/path", "0::/path": cgroups(7)
+    let own = |mount: &Path, controller: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/"));
+        let of = |list: &str| list.split(',').any(|c| c == controller);
+        let path = lines.find_map(|(list, path)| of(list).then_some(path)).ok_or(Errno::NOENT)?;
+        openat(CWD, mount.join(path), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
+    let cpu = layout.v1_of("cpu").map(|mount| own(mount, "cpu")).transpose()?;
+    Ok((own(layout.unified.as_deref().ok_or(Errno::NODEV)?, "")?, cpu))
+}
+
+fn read(dir: impl AsFd, file: &str) -> sys::Result<String> {
+    let mut text = String::new();
+    let file = openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    std::fs::File::from(file).read_to_string(&mut text).map_err(|error| sys::errno_of(&error))?;
+    Ok(text)
 }
 
 fn write(dir: impl AsFd, file: &str, bytes: &[u8]) -> sys::Result<()> {

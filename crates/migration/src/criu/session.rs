@@ -43,6 +43,8 @@ pub(super) struct Place<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Directories of v1 hierarchies it starts in.
     pub legacy_cgroups: &'a [BorrowedFd<'a>],
+    /// Where it goes from one of them, once its cgroup namespace is rooted there.
+    pub cpu: Option<BorrowedFd<'a>>,
     /// Descriptors it keeps, under the same numbers.
     pub keep: Vec<BorrowedFd<'a>>,
 }
@@ -227,6 +229,7 @@ fn become_criu(
     if place.cgroup.is_some() {
         namespace::unshare(NamespaceKind::Cgroup)?;
     }
+    place.cpu.map_or(Ok(()), join_cgroup)?;
     for (kind, fd) in place.namespaces {
         namespace::setns(fd, *kind)?;
     }
