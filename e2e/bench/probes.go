@@ -85,25 +85,30 @@ func later(t time.Time) time.Time {
 
 // processorTime sums up what the processes of this pid namespace and the children they waited for have used, without the
 // benchmark itself and the processes named.
-func processorTime(without map[int]bool) time.Duration {
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture we run on
-	var ticks int64
+func processorTime(without map[int]bool) (used time.Duration) {
 	entries, _ := os.ReadDir("/proc")
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || pid == 1 || pid == os.Getpid() || without[pid] {
-			continue
+		if err == nil && pid != 1 && pid != os.Getpid() && !without[pid] {
+			used += processorTimeOf(pid)
 		}
-		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		// After the name, which may hold anything: state is the first field, utime to cstime are 12 to 15 (proc(5)).
-		fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-		if len(fields) < 15 {
-			continue
-		}
-		for _, value := range fields[11:15] {
-			used, _ := strconv.ParseInt(string(value), 10, 64)
-			ticks += used
-		}
+	}
+	return used
+}
+
+// processorTimeOf is what a process and the children it waited for have used.
+func processorTimeOf(pid int) time.Duration {
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture we run on
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	// After the name, which may hold anything: state is the first field, utime to cstime are 12 to 15 (proc(5)).
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 15 {
+		return 0
+	}
+	var ticks int64
+	for _, value := range fields[11:15] {
+		used, _ := strconv.ParseInt(string(value), 10, 64)
+		ticks += used
 	}
 	return time.Duration(ticks) * tick
 }

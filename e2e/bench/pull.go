@@ -24,6 +24,7 @@ const (
 	pullLayers = 8
 	// pullPeak is how much memory the daemon had at most, the pull's own peak.
 	pullPeak = "peak RSS of the daemon in a pull, MB"
+	pullCost = "CPU of the daemon in a pull, s"
 )
 
 // pulls measures how long an image of eight layers takes from the registry on loopback until it can be run, and the
@@ -43,12 +44,13 @@ func pulls(ctx context.Context, b *bench) error {
 			if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", c.daemon), []byte("5"), 0); err != nil {
 				return err
 			}
-			began := time.Now()
+			used, began := processorTimeOf(c.daemon), time.Now()
 			id, err := c.client.Pull(ctx, reference)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			b.report.sample(what, c.name, time.Since(began))
+			b.report.value(pullCost, c.name, (processorTimeOf(c.daemon) - used).Seconds())
 			b.report.value(pullPeak, c.name, float64(statusBytes(c.daemon, "VmHWM:"))/1e6)
 			if err := c.client.Images.RemoveImage(ctx, &runtimeapi.ImageSpec{Image: id}); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)

@@ -4,7 +4,7 @@
 //! compressed form never. Nothing of it counts until both digests were right; the caller throws the directory away
 //! otherwise.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::BorrowedFd;
 
 use crate::compression::Decompressed;
@@ -13,6 +13,9 @@ use crate::digest::{DiffId, Digest, Hashing};
 use crate::limits::{LimitExceeded, Limits};
 use crate::registry::FetchError;
 use crate::unpack::{self, UnpackError, Unpacked};
+
+/// Bytes of content that are read ahead.
+const BUFFER: usize = 64 << 10;
 
 /// What a blob must turn out to be.
 #[derive(Debug, Clone)]
@@ -137,11 +140,13 @@ fn consume<R: Read, T>(
     blob: R,
     expected: &Expected,
     limits: &Limits,
-    consumer: impl FnOnce(&mut Hashing<Decompressed<io::Take<R>>>) -> Result<T, UnpackError>,
+    consumer: impl FnOnce(&mut dyn Read) -> Result<T, UnpackError>,
 ) -> Result<T, LayerError> {
     let content = Decompressed::new(blob.take(most(expected)), limits).map_err(LayerError::reading)?;
     let mut content = Hashing::new(content);
-    let outcome = consumer(&mut content).map_err(LayerError::unpacking);
+    // Headers are read from here, so that decompressing and hashing go by large pieces; so do files without it.
+    let mut buffered = BufReader::with_capacity(BUFFER, &mut content);
+    let outcome = consumer(&mut buffered).map_err(LayerError::unpacking);
     let outcome = outcome.and_then(|made| Ok((made, content.drain().map_err(LayerError::reading)?)));
     match outcome {
         Ok((made, diff)) => {

@@ -29,6 +29,8 @@ use crate::unpack::Unpacked;
 
 /// Layers of one image in flight, as in containerd.
 const CONCURRENT: usize = 3;
+/// Bytes from which on a layer is written to the disk while the next ones are unpacked.
+const LARGE: u64 = 16 << 20;
 
 /// Why an image that was described well did not get here.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +195,11 @@ async fn ingest_blob(
             Content::File(title) => ingest::file(blob, &expected, &title, new.root().as_fd(), &limits),
             _ => ingest::unpack(blob, &expected, new.root().as_fd(), &limits),
         };
-        Ok(Some((new, unpacked?)))
+        let unpacked = unpacked?;
+        if unpacked.bytes >= LARGE {
+            new.write_out()?;
+        }
+        Ok(Some((new, unpacked)))
     })
     .await
 }

@@ -106,6 +106,11 @@ impl NewLayer {
         &self.root
     }
 
+    /// Brings what was unpacked so far to the disk, so that little is left for [`LayerStore::keep`].
+    pub(crate) fn write_out(&self) -> Result<(), StoreError> {
+        rustix::fs::syncfs(&self.root).map_err(StoreError::on("sync", &self.path))
+    }
+
     /// Gives directories that no entry named the attributes they have below: an archive that holds `tmp/x` without
     /// `tmp` does not mean to change `tmp`. `below` is top first.
     pub(crate) fn inherit(&self, implied: &[Vec<u8>], below: &[OwnedFd]) -> Result<(), StoreError> {

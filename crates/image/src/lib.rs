@@ -36,6 +36,8 @@ mod compression;
 mod content;
 mod digest;
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod grammar;
 mod import;
 mod ingest;

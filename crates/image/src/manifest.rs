@@ -13,6 +13,9 @@ use crate::limits::{LimitExceeded, Limits};
 /// The platform whose images run here.
 const OS: &str = "linux";
 const ARCHITECTURE: &str = "amd64";
+/// Parts of the media types, OCI's and Docker's, of a manifest and of an index.
+const IMAGE: &str = "image.manifest distribution.manifest.v2";
+const INDEX: &str = "image.index distribution.manifest.list";
 
 /// Why a document does not describe an image that can run here.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,12 @@ pub enum ManifestError {
     #[error("media type {kind:?} is not that of a container image")]
     MediaType {
         /// The type, shortened.
+        kind: String,
+    },
+    /// The registry calls it something else (CVE-2021-41190).
+    #[error("the registry serves the manifest as {kind:?}, which it is not")]
+    ServedAs {
+        /// The type in the reply's header.
         kind: String,
     },
     /// No image for this platform.
@@ -101,6 +110,18 @@ struct Raw {
 }
 
 impl Manifest {
+    /// Parses what a registry serves as `kind`. Many serve it as something of no meaning here; only a registry that
+    /// calls an index a manifest, or the reverse, contradicts the document.
+    pub(crate) fn parse_served(content: &[u8], kind: &str, limits: &Limits) -> Result<Self, ManifestError> {
+        let manifest = Self::parse(content, limits)?;
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        let known = is_one_of(kind, IMAGE) || is_one_of(kind, INDEX);
+        match !known || is_one_of(kind, manifest.kinds()) {
+            true => Ok(manifest),
+            false => Err(ManifestError::ServedAs { kind: shorten(kind) }),
+        }
+    }
+
     pub(crate) fn parse(content: &[u8], limits: &Limits) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -113,23 +134,31 @@ impl Manifest {
             return Err(ManifestError::Schema { version: schema_version });
         }
         let raw: Raw = serde_json::from_slice(content).map_err(json)?;
-        let (kind, manifest) = match (raw.config, raw.layers, raw.manifests) {
+        let manifest = match (raw.config, raw.layers, raw.manifests) {
             (Some(config), Some(layers), None) => {
                 LimitExceeded::check("layers of the image", layers.len() as u64, limits.layers as u64)?;
-                let manifest = match is_image_config(&config.media_type) {
+                match is_image_config(&config.media_type) {
                     true => Self::Image { config, layers },
                     false => Self::Artifact { layers },
-                };
-                ("image.manifest distribution.manifest.v2", manifest)
+                }
             }
-            (None, None, Some(manifests)) => {
-                ("image.index distribution.manifest.list", Self::Index { manifests })
-            }
+            (None, None, Some(manifests)) => Self::Index { manifests },
             _ => return Err(ManifestError::Ambiguous),
         };
-        let matches = raw.media_type.is_empty() || kind.split(' ').any(|part| raw.media_type.contains(part));
+        let matches = raw.media_type.is_empty() || is_one_of(&raw.media_type, manifest.kinds());
         if matches { Ok(manifest) } else { Err(ManifestError::MediaType { kind: shorten(&raw.media_type) }) }
     }
+
+    fn kinds(&self) -> &'static str {
+        match self {
+            Self::Image { .. } | Self::Artifact { .. } => IMAGE,
+            Self::Index { .. } => INDEX,
+        }
+    }
+}
+
+fn is_one_of(kind: &str, kinds: &str) -> bool {
+    kinds.split(' ').any(|part| kind.contains(part))
 }
 
 /// The manifest of an index for this platform: the first that names it, else a lone one that names none.
@@ -266,6 +295,21 @@ mod tests {
             r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:../..","size":1}]}"#.into(),
         ] {
             assert!(parse(&bad).is_err(), "{:.100}", bad);
+        }
+    }
+
+    #[test]
+    fn a_registry_does_not_contradict_the_document() {
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, descriptor(""));
+        let parse = |kind: &str| Manifest::parse_served(text.as_bytes(), kind, &Limits::default());
+        for kind in ["", "text/plain", "application/vnd.oci.image.index.v1+json; charset=utf-8"] {
+            assert!(parse(kind).is_ok(), "{kind}");
+        }
+        for kind in [
+            "application/vnd.oci.image.manifest.v1+json",
+            "application/vnd.docker.distribution.manifest.v2+json",
+        ] {
+            assert!(matches!(parse(kind), Err(ManifestError::ServedAs { .. })), "{kind}");
         }
     }
 

@@ -95,11 +95,11 @@ async fn describe(
 ) -> Result<Recipe, DescribeError> {
     let top = repository.manifest(reference.target()).await?;
     let digests = vec![reference.with_digest(&top.digest)];
-    let mut manifests = vec![top.content];
+    let (mut kind, mut manifests) = (top.kind, vec![top.content]);
     let tags = reference.tagged().into_iter().collect();
     let (config, layers) = loop {
         let newest = manifests.last().expect("holds the top document");
-        let next = match Manifest::parse(newest, limits)? {
+        let next = match Manifest::parse_served(newest, &kind, limits)? {
             Manifest::Image { config, layers } => break (config, layers),
             Manifest::Artifact { layers } => return Ok(artifact::recipe(manifests, layers, tags, digests)),
             Manifest::Index { manifests } => manifest::choose(&manifests)?.clone(),
@@ -109,6 +109,7 @@ async fn describe(
         }
         let document = repository.manifest(next.digest.as_str()).await?;
         check_length(&next, &document.content)?;
+        kind = document.kind;
         manifests.push(document.content);
     };
     let document = repository.small_blob(&config.digest).await?;

@@ -8,6 +8,7 @@ mod bed;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -22,34 +23,75 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 const CERTIFICATES: &str = "SSL_CERT_FILE";
 
+/// Directory of `ca.pem`, the certificate of localhost and its own authority, and of `key.der`.
+const MATERIAL: &str = "MERIDIAN_TLS_TEST";
+
 #[test]
 fn tls_is_checked_and_never_left() {
+    again("tls_is_checked_and_never_left", "ca.pem", pulls);
+}
+
+/// A node without certificate authorities is a node all the same.
+#[test]
+fn authorities_are_missed_only_where_they_are_needed() {
+    again("authorities_are_missed_only_where_they_are_needed", "none.pem", pulls_without_authorities);
+}
+
+/// Runs `test` in another process whose system trusts what `trusted` holds.
+fn again<F: Future<Output = ()>>(name: &str, trusted: &str, test: impl FnOnce(PathBuf) -> F) {
     if !is_root() {
         return;
     }
-    if std::env::var_os("MERIDIAN_TLS_TEST").is_some() {
-        tokio::runtime::Runtime::new().unwrap().block_on(pulls());
+    if let Some(material) = std::env::var_os(MATERIAL) {
+        tokio::runtime::Runtime::new().unwrap().block_on(test(material.into()));
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let (file, key) = (directory.path().join("ca.pem"), directory.path().join("key.der"));
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    std::fs::write(&file, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_der()).unwrap();
+    std::fs::write(directory.path().join("ca.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.path().join("key.der"), made.signing_key.serialize_der()).unwrap();
     let again = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tls_is_checked_and_never_left", "--nocapture"])
-        .env(CERTIFICATES, &file)
-        .env("MERIDIAN_TLS_TEST", &key)
+        .args(["--exact", name, "--nocapture"])
+        .env(CERTIFICATES, directory.path().join(trusted))
+        .env("SSL_CERT_DIR", directory.path().join("none"))
+        .env(MATERIAL, directory.path())
         .status()
         .unwrap();
     assert!(again.success());
 }
 
-async fn pulls() {
+async fn pulls_without_authorities(material: PathBuf) {
+    let image = build(&[Tar::new().file("f", "x").end()], Packing::Gzip);
+    let registry = Registry::start();
+    let plain = registry.put("library/x", "1", &image);
+    let bed = Bed::new();
+    bed.images.pull(&plain, None).await.map_err(|error| chain(&error)).unwrap();
+
+    let secure = terminate(&material, &registry.address);
+    let port = secure.rsplit(':').next().unwrap();
+    let name = "registry.invalid/library/x:1";
+    let hosts = material.join("hosts");
+    let place = hosts.join("registry.invalid");
+    std::fs::create_dir_all(&place).unwrap();
+    let text = format!("server = \"https://localhost:{port}\"\n");
+    std::fs::write(place.join("hosts.toml"), &text).unwrap();
+    let bed = Bed::with(|config| config.hosts = vec![hosts]);
+    let error = bed.images.pull(name, None).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{}", chain(&error));
+    assert!(chain(&error).contains("ca-certificates"), "{}", chain(&error));
+    std::fs::write(
+        place.join("hosts.toml"),
+        format!("{text}ca = \"{}\"\n", material.join("ca.pem").display()),
+    )
+    .unwrap();
+    bed.images.pull(name, None).await.map_err(|error| chain(&error)).unwrap();
+}
+
+async fn pulls(material: PathBuf) {
     let image = build(&[Tar::new().file("f", "x").end()], Packing::Gzip);
     let registry = Registry::start();
     registry.put("library/x", "1", &image);
-    let secure = terminate(&registry.address);
+    let secure = terminate(&material, &registry.address);
     let port = secure.rsplit(':').next().unwrap();
 
     // A registry that is known, under the name of its certificate.
@@ -96,9 +138,9 @@ async fn pulls() {
 }
 
 /// Listens with TLS and passes everything on to `plain`.
-fn terminate(plain: &str) -> String {
-    let certificate = CertificateDer::from_pem_file(std::env::var_os(CERTIFICATES).unwrap()).unwrap();
-    let key = std::fs::read(std::env::var_os("MERIDIAN_TLS_TEST").unwrap()).unwrap();
+fn terminate(material: &Path, plain: &str) -> String {
+    let certificate = CertificateDer::from_pem_file(material.join("ca.pem")).unwrap();
+    let key = std::fs::read(material.join("key.der")).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config =

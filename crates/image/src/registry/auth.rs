@@ -1,8 +1,8 @@
 //! Answering a registry's demand for a credential (RFC 7617, RFC 6750 and the distribution project's token scheme).
 //!
 //! A credential goes to the host it was given for and to the token service that this host names, and to no one else:
-//! not to mirrors, not over plain HTTP unless the registry itself is plain, and not along redirects
-//! (CVE-2020-15157). It appears in no error, log line or `Debug` output.
+//! not to mirrors, not over plain HTTP unless the registry itself is plain, not along redirects and
+//! not on demand of a host that a redirect led to (CVE-2020-15157). It appears in no error, log line or `Debug` output.
 
 use std::fmt;
 
@@ -12,6 +12,9 @@ use serde::Deserialize;
 
 use super::error::FetchError;
 use super::{Http, transfer};
+
+/// Bytes of a token; registries take headers of 8 to 64 KiB.
+const LONGEST: usize = 64 << 10;
 
 /// A credential for one registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -130,9 +133,10 @@ impl<'a> Challenge<'a> {
         let body = transfer::bounded(response, http.limits.reply, &http.limits).await?;
         let reply: Reply = serde_json::from_slice(&body)
             .map_err(|_| self.refuse("the token service's reply is not understood"))?;
-        let token = reply.token.or(reply.access_token).filter(|token| !token.is_empty());
+        let token = reply.token.or(reply.access_token);
+        let token = token.filter(|token| (1..=LONGEST).contains(&token.len()));
         let header = token.and_then(|token| secret(&format!("Bearer {token}")));
-        header.ok_or_else(|| self.refuse("the token service sent no token"))
+        header.ok_or_else(|| self.refuse("the token service sent no usable token"))
     }
 
     fn refuse(&self, reason: &'static str) -> FetchError {

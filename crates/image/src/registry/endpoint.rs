@@ -163,6 +163,10 @@ impl Endpoint {
         if first.status() != StatusCode::UNAUTHORIZED {
             return accepted(http, first, url).await;
         }
+        if !self.is_from(&first) {
+            let reason = "the host it redirects to asks for one, and only the registry may";
+            return Err(FetchError::Unauthorized { url, reason });
+        }
         let challenge = auth::Challenge::of(&first, &url)?;
         let asker = Asker {
             auth: self.auth.as_ref(),
@@ -174,6 +178,11 @@ impl Endpoint {
         *self.authorization.lock().await = Some(answer.clone());
         let second = self.send(http, method, &url, wanted, Some(answer)).await?;
         accepted(http, second, url).await
+    }
+
+    /// True unless a redirect led to another host, which must not name the token service that gets the credential.
+    fn is_from(&self, response: &Response) -> bool {
+        Url::parse(&self.base).is_ok_and(|base| base.origin() == response.url().origin())
     }
 
     async fn send(

@@ -11,6 +11,7 @@
 //! TLS to plain HTTP. Every body is bounded and must make progress. Credentials: see [`auth`].
 
 mod auth;
+mod authorities;
 mod endpoint;
 mod error;
 mod hosts;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, Url};
 
@@ -71,12 +73,14 @@ struct Http {
 #[derive(Debug, Clone)]
 pub(crate) struct Document {
     pub(crate) content: Vec<u8>,
+    /// The media type that the registry gave.
+    pub(crate) kind: String,
     pub(crate) digest: Digest,
 }
 
 impl Registries {
     /// # Errors
-    /// A mirror's endpoint is not a URL, or the machine's certificates cannot be read.
+    /// A mirror's endpoint is not a URL.
     pub(crate) fn new(
         mirrors: Vec<Mirror>,
         insecure: Vec<String>,
@@ -85,7 +89,10 @@ impl Registries {
     ) -> Result<Self, FetchError> {
         // Fails only when the process has chosen a provider already, which then is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = |policy| builder(policy).build().map_err(FetchError::Client);
+        let tls = authorities::trusting();
+        let client = |policy| {
+            builder(policy).tls_backend_preconfigured(tls.clone()).build().map_err(FetchError::Client)
+        };
         let http = Http { api: client(Policy::custom(redirect))?, token: client(Policy::none())?, limits };
         let registries = Self { http: Arc::new(http), mirrors, insecure, hosts };
         for mirror in &registries.mirrors {
@@ -186,11 +193,13 @@ impl Repository {
     ) -> Result<Document, FetchError> {
         let limits = &self.http.limits;
         let response = endpoint.get(&self.http, &self.path(&path), accept).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = kind.unwrap_or_default().to_owned();
         let content = transfer::bounded(response, limits.document, limits).await?;
         let digest = Digest::of(&content);
         match expected.filter(|expected| *expected != digest) {
             Some(expected) => Err(FetchError::Digest { expected, actual: digest }),
-            None => Ok(Document { content, digest }),
+            None => Ok(Document { content, kind, digest }),
         }
     }
 

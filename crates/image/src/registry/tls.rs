@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, Identity};
 
+use super::authorities;
 use super::error::FetchError;
 
 /// What is special about TLS with a host.
@@ -29,6 +30,10 @@ impl Tls {
     }
 
     fn client(&self, redirects: Policy) -> Result<Client, FetchError> {
+        if *self == Self::default() {
+            let builder = super::builder(redirects).tls_backend_preconfigured(authorities::trusting());
+            return builder.build().map_err(FetchError::Client);
+        }
         let mut builder = super::builder(redirects).danger_accept_invalid_certs(self.skip_verify);
         for path in &self.ca {
             let authorities = Certificate::from_pem_bundle(&read(path)?);
