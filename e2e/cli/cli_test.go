@@ -30,8 +30,15 @@ func meridian(t *testing.T, arguments ...string) string {
 // runPod runs a pod by `meridian run`, removed by `meridian rm` when the test ends, and returns both ids.
 func runPod(t *testing.T, name string, command ...string) (pod, container string) {
 	t.Helper()
+	return runPodWith(t, name, nil, command...)
+}
+
+// runPodWith does so with options of `meridian run`.
+func runPodWith(t *testing.T, name string, options []string, command ...string) (pod, container string) {
+	t.Helper()
 	lab.Image(t, "clockwork:1")
-	arguments := append([]string{"run", "--logs", t.TempDir(), "--name", name, lab.Reference("clockwork:1")}, command...)
+	arguments := append([]string{"run", "--logs", t.TempDir(), "--name", name}, options...)
+	arguments = append(append(arguments, lab.Reference("clockwork:1")), command...)
 	ids := strings.Fields(meridian(t, arguments...))
 	if len(ids) != 2 {
 		t.Fatalf("meridian run printed %v, want two ids", ids)
@@ -151,6 +158,6 @@ func TestErrorsNameTheCure(t *testing.T) {
 
 func TestShellCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		wants(t, shell, meridian(t, "completion", shell), "migrate", "inspect")
+		wants(t, shell, meridian(t, "completion", shell), "migrate", "inspect", "attach", "port-forward")
 	}
 }

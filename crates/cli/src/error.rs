@@ -1,8 +1,10 @@
 //! What can go wrong on the way, worded for the person at the terminal: the object, what was tried, and the cure.
 
-use std::{error, io, path::PathBuf, process::ExitCode};
+use std::{error, io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use tonic::{Code, Status};
+
+use crate::stream::StreamError;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,10 @@ pub enum Error {
     Output { source: io::Error },
     #[error("cannot read the daemon's answer as {what}")]
     Answer { what: &'static str, source: prost::DecodeError },
+    #[error("cannot listen at {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Stream(Box<StreamError>),
     #[error("cannot run the command in {container}: {source}")]
     Exec { container: String, source: Box<Error> },
 }

@@ -3,12 +3,13 @@
 //! ```text
 //! meridian ps|pods|run|exec|logs|stop|rm|images|pull|inspect ──CRI────────┐
 //! meridian doctor|ns|image import|migrate ──meridian.v1──────────────────┴─ the daemon's socket
+//! meridian exec -it|attach|port-forward ──CRI, then the URL it gives─────┘
 //! meridian checkpoint|restore ──CRI (CheckpointPod, RestorePod)──────────┘
 //! meridian logs ── reads the CRI log file        meridian certs init ── writes local files
 //! ```
 //!
 //! The first line is what crictl does too, through the same calls, so that a node needs no second tool. Nothing here
-//! reaches for anything but the daemon's socket and local files, and nothing here decides: the daemon checks every
+//! reaches for anything but the daemon's socket, the streaming URLs it gives and local files, and nothing here decides: the daemon checks every
 //! request, the command words it and prints the answer.
 //!
 //! Each subcommand is one file in [`commands`]: its flags and what it does. [`find`] turns what people type (an id, the
@@ -26,6 +27,8 @@ mod find;
 mod format;
 mod json;
 mod output;
+mod stream;
+mod terminal;
 
 use std::process::ExitCode;
 

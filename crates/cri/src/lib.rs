@@ -39,6 +39,8 @@ pub mod error;
 mod exec;
 mod filter;
 mod find;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod image_fs_info;
 mod image_list;
 mod image_pull;

@@ -22,7 +22,7 @@ pub(crate) fn port_forward(
     Ok(PortForwardResponse { url: streaming.port_forward(PortForward { pod, ports })? })
 }
 
-fn ports(given: &[i32]) -> Result<Vec<u16>, Invalid> {
+pub(crate) fn ports(given: &[i32]) -> Result<Vec<u16>, Invalid> {
     let field = Field::of("port");
     let port = |(i, port): (usize, &i32)| {
         let valid = u16::try_from(*port).ok().filter(|port| *port != 0);

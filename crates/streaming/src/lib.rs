@@ -29,6 +29,8 @@ mod activity;
 mod chunk;
 mod client;
 mod forward;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod http;
 mod outcome;
 mod request;

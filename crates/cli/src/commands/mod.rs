@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod attach;
 mod certs;
 mod checkpoint;
 mod completion;
@@ -12,6 +13,7 @@ mod logs;
 mod migrate;
 mod ns;
 mod pods;
+mod port_forward;
 mod ps;
 mod pull;
 mod restore;
@@ -66,6 +68,8 @@ enum Command {
     Ps(ps::Ps),
     Run(Box<run::Run>),
     Exec(exec::Exec),
+    Attach(attach::Attach),
+    PortForward(port_forward::PortForward),
     Logs(logs::Logs),
     Stop(stop::Stop),
     Rm(rm::Rm),
@@ -90,6 +94,8 @@ impl Meridian {
             Command::Ps(command) => command.run(cx).await?,
             Command::Run(command) => command.run(cx).await?,
             Command::Exec(command) => return command.run(cx).await,
+            Command::Attach(command) => return command.run(cx).await,
+            Command::PortForward(command) => match command.run(cx).await? {},
             Command::Logs(command) => command.run(cx).await?,
             Command::Stop(command) => command.run(cx).await?,
             Command::Rm(command) => command.run(cx).await?,

@@ -71,6 +71,9 @@ pub struct Run {
     /// All capabilities and devices
     #[arg(long)]
     privileged: bool,
+    /// Give the container a standard input, for meridian attach
+    #[arg(long, short = 'i')]
+    stdin: bool,
     /// Give the container a terminal
     #[arg(long, short)]
     tty: bool,
@@ -173,6 +176,7 @@ impl Run {
             working_dir: self.workdir.clone(),
             envs: self.env.iter().map(|e| variable(e)).collect::<Result<_, _>>()?,
             mounts: self.volume.iter().map(|v| volume(v)).collect::<Result<_, _>>()?,
+            stdin: self.stdin,
             tty: self.tty,
             linux: Some(LinuxContainerConfig {
                 resources: Some(self.resources()?),

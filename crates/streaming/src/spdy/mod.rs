@@ -6,22 +6,19 @@
 //!             └─────────────────────────────────────────┘
 //! ```
 //!
-//! [`frame`] and [`header`] turn bytes into frames and back and do no I/O; [`reader`] keeps the rules of a connection;
-//! [`writer`] keeps frames whole and windows kept.
+//! Crate `spdy` turns bytes into frames and back and does no I/O; [`reader`] keeps the rules of a connection; [`writer`]
+//! keeps frames whole and windows kept.
 //!
 //! **Flow control**: the library that all Go clients use neither sends WINDOW_UPDATE nor heeds it. So windows bind only
 //! once the peer has shown that it knows them, by SETTINGS or WINDOW_UPDATE; until then TCP alone holds a sender back.
 //! What a client sends is bounded by not reading on while nobody takes it.
 
 pub(crate) mod client;
-mod dictionary;
-pub(crate) mod frame;
-pub(crate) mod header;
 mod reader;
 mod window;
 mod writer;
 
-pub(crate) use frame::Status;
-pub(crate) use header::Headers;
+pub(crate) use ::spdy::frame::Status;
+pub(crate) use ::spdy::header::Headers;
 pub(crate) use reader::{Event, Reader, SpdyError};
 pub(crate) use writer::Writer;

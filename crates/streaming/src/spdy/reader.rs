@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
+use ::spdy::frame::{Control, FrameError, HEAD, Head, Status};
+use ::spdy::header::{self, HeaderError, Headers};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
-use super::frame::{Control, FrameError, HEAD, Head, Status};
-use super::header::{self, HeaderError, Headers};
 use super::writer::Writer;
 use crate::activity::Activity;
 

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
+use ::spdy::frame::{self, HEAD, Status};
+use ::spdy::header;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
 
-use super::frame::{self, HEAD, Status};
-use super::header;
 use super::window::Windows;
 use crate::activity::Activity;
 use crate::chunk::{Chunk, ROOM};

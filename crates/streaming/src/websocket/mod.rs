@@ -46,12 +46,16 @@ pub(crate) async fn switch(mut wire: Wire, head: &Head, protocol: &str) -> std::
     let key = derive_accept_key(head.get("sec-websocket-key").unwrap_or_default().as_bytes());
     let headers = [("Sec-WebSocket-Accept", key.as_str()), ("Sec-WebSocket-Protocol", protocol)];
     http::switch(&mut wire.outgoing, "websocket", &headers).await?;
+    Ok((raw(Both(wire.incoming, wire.outgoing)).await, wire.peer))
+}
+
+/// The server's end of a WebSocket, after the switch.
+pub(crate) async fn raw(wire: Both) -> Socket {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE))
         .max_frame_size(Some(MESSAGE))
         .read_buffer_size(16 << 10)
         .write_buffer_size(0)
         .max_write_buffer_size(4 << 20);
-    let both = Both(wire.incoming, wire.outgoing);
-    Ok((WebSocketStream::from_raw_socket(both, Role::Server, Some(config)).await, wire.peer))
+    WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await
 }

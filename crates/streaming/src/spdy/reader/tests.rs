@@ -1,10 +1,10 @@
 use std::time::Duration;
 
+use ::spdy::{frame, header as headers};
 use proptest::prelude::*;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::spdy::{frame, header as headers};
 
 /// A client's end, raw, and the reader of what it sends.
 fn connection() -> (DuplexStream, Reader) {
@@ -17,12 +17,7 @@ fn connection() -> (DuplexStream, Reader) {
 
 fn syn_stream(packer: &mut headers::Writer, stream: u32, kind: &str) -> Vec<u8> {
     let block = packer.write(&[("streamtype", kind)]);
-    let length = u32::try_from(block.len() + 10).unwrap().to_be_bytes();
-    let mut frame = vec![0x80, 3, 0, 1, 0, length[1], length[2], length[3]];
-    frame.extend(stream.to_be_bytes());
-    frame.extend([0; 6]);
-    frame.extend(block);
-    frame
+    frame::syn_stream(stream, &block)
 }
 
 async fn next(reader: &mut Reader) -> Result<Option<Event>, SpdyError> {

@@ -1,4 +1,4 @@
-//! Frames of SPDY/3.1: what the bytes mean, and which bytes are none. No I/O here.
+//! Frames of SPDY/3.1: what the bytes mean, and which bytes are none.
 //!
 //! ```text
 //! control  |1|version(15)|type(16)| flags(8)|length(24)| payload
@@ -6,11 +6,11 @@
 //! ```
 
 /// Bytes of the head that every frame begins with.
-pub(crate) const HEAD: usize = 8;
+pub const HEAD: usize = 8;
 /// Longest control frame that is read. Longer ones have no honest use here: three short headers open a stream.
-pub(crate) const CONTROL_LIMIT: usize = 16 << 10;
+pub const CONTROL_LIMIT: usize = 16 << 10;
 /// Longest payload that a frame can have.
-pub(crate) const LENGTH_LIMIT: usize = (1 << 24) - 1;
+pub const LENGTH_LIMIT: usize = (1 << 24) - 1;
 
 const VERSION: u16 = 3;
 const FIN: u8 = 1;
@@ -20,33 +20,64 @@ const INITIAL_WINDOW: u32 = 7;
 
 /// Why a stream is reset (section 2.6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
+pub enum Status {
+    /// Data for a stream that is not open.
     InvalidStream = 2,
+    /// The stream is not wanted; nothing was done with it.
     Refused = 3,
 }
 
 /// Bytes that are no frame, or a frame that may not come here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
+    /// Another version.
     #[error("SPDY version {0} is not spoken here: 3 is")]
     Version(u16),
+    /// Beyond [`CONTROL_LIMIT`].
     #[error("a control frame of {0} bytes is longer than any that is needed")]
     TooLong(usize),
+    /// Not what its type asks for.
     #[error("a frame of type {kind} cannot be {length} bytes long")]
-    Length { kind: u16, length: usize },
+    Length {
+        /// The frame's type.
+        kind: u16,
+        /// Bytes of its payload.
+        length: usize,
+    },
+    /// No stream has this number.
     #[error("stream 0 cannot be used")]
     StreamZero,
 }
 
 /// The first eight bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Head {
-    Control { kind: u16, flags: u8, length: usize },
-    Data { stream: u32, fin: bool, length: usize },
+pub enum Head {
+    /// Of a control frame, to be read with [`Control::parse`].
+    Control {
+        /// The frame's type.
+        kind: u16,
+        /// What they mean depends on the type.
+        flags: u8,
+        /// Bytes of payload, at most [`CONTROL_LIMIT`].
+        length: usize,
+    },
+    /// Of a data frame.
+    Data {
+        /// The stream, not 0.
+        stream: u32,
+        /// The sender will send nothing more on the stream.
+        fin: bool,
+        /// Bytes of payload, at most [`LENGTH_LIMIT`].
+        length: usize,
+    },
 }
 
 impl Head {
-    pub(crate) fn parse(bytes: [u8; HEAD]) -> Result<Self, FrameError> {
+    /// Reads the first bytes of a frame.
+    ///
+    /// # Errors
+    /// See [`FrameError`].
+    pub fn parse(bytes: [u8; HEAD]) -> Result<Self, FrameError> {
         let [a, b, c, d, flags, high, middle, low] = bytes;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         if a & 0x80 == 0 {
@@ -67,41 +98,34 @@ impl Head {
 
 /// A control frame; `block` is a compressed header block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Control<'a> {
-    SynStream {
-        stream: u32,
-        fin: bool,
-        block: &'a [u8],
-    },
-    SynReply {
-        block: &'a [u8],
-    },
-    Reset {
-        stream: u32,
-    },
+#[allow(missing_docs, reason = "the fields are those of the specification")]
+pub enum Control<'a> {
+    /// Opens a stream.
+    SynStream { stream: u32, fin: bool, block: &'a [u8] },
+    /// Accepts a stream.
+    SynReply { block: &'a [u8] },
+    /// Ends a stream both ways.
+    Reset { stream: u32 },
     /// The window that the peer gives new streams, if it says.
-    Settings {
-        window: Option<u32>,
-    },
-    Ping {
-        id: u32,
-    },
+    Settings { window: Option<u32> },
+    /// Wants the same back.
+    Ping { id: u32 },
+    /// No further streams.
     GoAway,
-    Headers {
-        stream: u32,
-        fin: bool,
-        block: &'a [u8],
-    },
-    WindowUpdate {
-        stream: u32,
-        delta: u32,
-    },
+    /// More headers of a stream.
+    Headers { stream: u32, fin: bool, block: &'a [u8] },
+    /// The peer takes so many bytes more; stream 0 is the connection.
+    WindowUpdate { stream: u32, delta: u32 },
     /// To be passed over (section 2.2.1).
     Unknown,
 }
 
 impl<'a> Control<'a> {
-    pub(crate) fn parse(kind: u16, flags: u8, payload: &'a [u8]) -> Result<Self, FrameError> {
+    /// Reads a control frame's payload; `kind` and `flags` are its head's.
+    ///
+    /// # Errors
+    /// See [`FrameError`].
+    pub fn parse(kind: u16, flags: u8, payload: &'a [u8]) -> Result<Self, FrameError> {
         let wrong = FrameError::Length { kind, length: payload.len() };
         let word = |at: usize| -> Result<u32, FrameError> {
             let bytes = payload.get(at..at + 4).ok_or(wrong)?;
@@ -164,7 +188,7 @@ fn settings(payload: &[u8]) -> Option<Option<u32>> {
 }
 
 /// The head of a data frame. `length` is at most [`LENGTH_LIMIT`].
-pub(crate) fn data(stream: u32, length: usize, fin: bool) -> [u8; HEAD] {
+pub fn data(stream: u32, length: usize, fin: bool) -> [u8; HEAD] {
     debug_assert!(length <= LENGTH_LIMIT);
     let [a, b, c, d] = (stream & STREAM_MASK).to_be_bytes();
     let [_, high, middle, low] = u32::try_from(length).unwrap_or(0).to_be_bytes();
@@ -180,25 +204,33 @@ fn control(kind: u16, payload: &[&[u8]]) -> Vec<u8> {
     frame
 }
 
+/// Opens a stream on which both sides will send.
+pub fn syn_stream(stream: u32, block: &[u8]) -> Vec<u8> {
+    control(1, &[&stream.to_be_bytes(), &[0; 6], block]) // no other stream, highest priority, no slot
+}
+
 /// Accepts a stream.
-pub(crate) fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
+pub fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
     control(2, &[&stream.to_be_bytes(), block])
 }
 
-pub(crate) fn reset(stream: u32, status: Status) -> Vec<u8> {
+/// Ends a stream both ways.
+pub fn reset(stream: u32, status: Status) -> Vec<u8> {
     control(3, &[&stream.to_be_bytes(), &(status as u32).to_be_bytes()])
 }
 
-pub(crate) fn ping(id: u32) -> Vec<u8> {
+/// Answers a ping, or is one.
+pub fn ping(id: u32) -> Vec<u8> {
     control(6, &[&id.to_be_bytes()])
 }
 
 /// `last`: the last stream that was accepted. `error`: the peer broke the protocol.
-pub(crate) fn go_away(last: u32, error: bool) -> Vec<u8> {
+pub fn go_away(last: u32, error: bool) -> Vec<u8> {
     control(7, &[&last.to_be_bytes(), &u32::from(error).to_be_bytes()])
 }
 
-pub(crate) fn window_update(stream: u32, delta: u32) -> Vec<u8> {
+/// Lets the peer send so many bytes more; stream 0 is the connection.
+pub fn window_update(stream: u32, delta: u32) -> Vec<u8> {
     control(9, &[&stream.to_be_bytes(), &delta.to_be_bytes()])
 }
 
@@ -227,6 +259,8 @@ mod tests {
         assert_eq!(parse(&go_away(9, true)).unwrap().1, Some(Control::GoAway));
         let update = Control::WindowUpdate { stream: 0, delta: 4096 };
         assert_eq!(parse(&window_update(0, 4096)).unwrap().1, Some(update));
+        let open = Control::SynStream { stream: 1, fin: false, block: b"zz" };
+        assert_eq!(parse(&syn_stream(1, b"zz")).unwrap().1, Some(open));
         assert_eq!(parse(&syn_reply(1, b"zz")).unwrap().1, Some(Control::SynReply { block: b"zz" }));
     }
 

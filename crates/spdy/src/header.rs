@@ -3,53 +3,69 @@
 //! Every block that arrives must go through [`Reader`], wanted or not: the next one is compressed against it. What a
 //! block may unpack to is bounded, so that no bomb (CVE-2026-35469) costs more than that.
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Decompress, FlushDecompress, Status};
 
-use super::dictionary;
+use crate::dictionary;
 
 /// Most bytes that one block may unpack to.
-const BLOCK_LIMIT: usize = 32 << 10;
+pub const BLOCK_LIMIT: usize = 32 << 10;
 /// Most headers of one block.
 const COUNT_LIMIT: u32 = 64;
 
 /// A header block that cannot be read. The connection cannot go on: its compression state is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HeaderError {
+pub enum HeaderError {
+    /// No zlib stream, or one that starts from another dictionary.
     #[error("a header block is not compressed as SPDY/3 wants")]
     Compression,
+    /// Beyond [`BLOCK_LIMIT`].
     #[error("a header block unpacks to more than {BLOCK_LIMIT} bytes")]
     TooLarge,
+    /// More than any stream has.
     #[error("a header block has more than {COUNT_LIMIT} headers")]
     TooMany,
+    /// They point past the block, or not to its end.
     #[error("a header block's lengths do not fit it")]
     Lengths,
+    /// Against the specification.
     #[error("a header's name or value is not text, or comes twice")]
     Name,
 }
 
 /// The headers of a stream.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Headers(Vec<(String, String)>);
+pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
     /// The value of a header; `name` in lower case.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// Unpacks the blocks of one direction.
-pub(crate) struct Reader {
+#[derive(Debug)]
+pub struct Reader {
     inflate: Decompress,
-    dictionary: Vec<u8>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Reader {
-    pub(crate) fn new() -> Self {
-        Self { inflate: Decompress::new(true), dictionary: dictionary::bytes() }
+    /// For a connection's first block.
+    pub fn new() -> Self {
+        Self { inflate: Decompress::new(true) }
     }
 
-    pub(crate) fn read(&mut self, block: &[u8]) -> Result<Headers, HeaderError> {
+    /// The headers of the next block.
+    ///
+    /// # Errors
+    /// See [`HeaderError`]; the connection is over.
+    pub fn read(&mut self, block: &[u8]) -> Result<Headers, HeaderError> {
         parse(&self.unpack(block)?)
     }
 
@@ -67,7 +83,9 @@ impl Reader {
                 Ok(Status::StreamEnd) => return Err(HeaderError::Compression),
                 Ok(_) => {}
                 Err(error) if error.needs_dictionary().is_some() => {
-                    self.inflate.set_dictionary(&self.dictionary).map_err(|_| HeaderError::Compression)?;
+                    self.inflate
+                        .set_dictionary(&dictionary::bytes())
+                        .map_err(|_| HeaderError::Compression)?;
                 }
                 Err(_) => return Err(HeaderError::Compression),
             }
@@ -97,28 +115,44 @@ impl Reader {
     }
 }
 
-/// Packs the blocks of one direction.
-pub(crate) struct Writer {
-    deflate: Compress,
+/// Writes the blocks of one direction: stored, not packed. Ours are short and few, and a compressor's tables would cost
+/// each connection 256 KiB.
+#[derive(Debug, Default)]
+pub struct Writer {
+    begun: bool,
 }
 
+/// What a zlib stream begins with whose blocks are stored and which starts from a dictionary (RFC 1950, section 2.2).
+const BEGIN: [u8; 2] = [0x78, 0x20];
+/// Longest stored block (RFC 1951, section 3.2.4).
+const STORED: usize = 0xffff;
+
 impl Writer {
-    pub(crate) fn new() -> Self {
-        let mut deflate = Compress::new(Compression::fast(), true);
-        deflate.set_dictionary(&dictionary::bytes()).expect("a new zlib stream takes a dictionary");
-        Self { deflate }
+    /// For a connection's first block.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    pub(crate) fn write(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
+    /// The next block; names in lower case.
+    pub fn write(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
         let mut text = length(headers.len()).to_vec();
         for part in headers.iter().flat_map(|(name, value)| [name, value]) {
             text.extend(length(part.len()));
             text.extend(part.as_bytes());
         }
-        let mut block = Vec::with_capacity(text.len() + text.len() / 8 + 128);
-        self.deflate
-            .compress_vec(&text, &mut block, FlushCompress::Sync)
-            .expect("deflate has no failing input, and room for it");
+        let mut block = Vec::with_capacity(text.len() + 16);
+        if !std::mem::replace(&mut self.begun, true) {
+            block.extend(BEGIN);
+            block.extend(dictionary::ADLER32.to_be_bytes());
+        }
+        // The empty block at the end, which a flush of zlib's leaves, makes Go's reader hand out what it has.
+        for piece in text.chunks(STORED).chain([&[][..]]) {
+            let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
+            block.push(0);
+            block.extend(length.to_le_bytes());
+            block.extend((!length).to_le_bytes());
+            block.extend(piece);
+        }
         block
     }
 }
@@ -160,14 +194,17 @@ fn string(rest: &mut &[u8]) -> Result<String, HeaderError> {
 
 #[cfg(test)]
 mod tests {
+    use flate2::{Compress, Compression, FlushCompress};
     use proptest::prelude::*;
 
     use super::*;
 
+    /// As other peers pack it.
     fn pack(text: &[u8]) -> Vec<u8> {
-        let mut writer = Writer::new();
+        let mut deflate = Compress::new(Compression::fast(), true);
+        deflate.set_dictionary(&dictionary::bytes()).unwrap();
         let mut block = Vec::with_capacity(text.len() + 1024);
-        writer.deflate.compress_vec(text, &mut block, FlushCompress::Sync).unwrap();
+        deflate.compress_vec(text, &mut block, FlushCompress::Sync).unwrap();
         block
     }
 

@@ -81,8 +81,11 @@ const VALUES: &str = concat!(
     "text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.",
 );
 
+/// Checksum of [`bytes`], by which zlib names the dictionary.
+pub(crate) const ADLER32: u32 = 0xe3c6_a7c2;
+
 /// All 1,423 bytes.
-pub(super) fn bytes() -> Vec<u8> {
+pub(crate) fn bytes() -> Vec<u8> {
     let mut text = Vec::with_capacity(1423);
     for word in WORDS {
         text.extend((u32::try_from(word.len()).unwrap_or(0)).to_be_bytes());
@@ -106,6 +109,6 @@ mod tests {
     #[test]
     fn it_is_the_specifications() {
         let bytes = super::bytes();
-        assert_eq!((bytes.len(), adler32(&bytes)), (1423, 0xe3c6_a7c2));
+        assert_eq!((bytes.len(), adler32(&bytes)), (1423, super::ADLER32));
     }
 }
