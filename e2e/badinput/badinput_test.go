@@ -24,7 +24,7 @@ import (
 	"meridian.dev/e2e/lab"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) { lab.MainWith(m, trusting) }
 
 // row is one bad input.
 type row struct {
@@ -60,6 +60,7 @@ func run(t *testing.T, rows []row) {
 	// The first census must find it under its last name.
 	container.Sh("while grep -q exec /proc/1/cmdline || ! grep -q pause /proc/1/cmdline; do sleep 0.01; done")
 	pid := lab.Node().Pid()
+	t.Logf("%d cases", len(rows))
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			canary := plant(t)

@@ -20,13 +20,25 @@ import (
 // pull is a row that pulls from a registry of its own. An image that comes through is run once, so that what it does only
 // at its first mount shows as well, and removed.
 func pull(name string, bend func(*scene, *evil), codes []codes.Code, words ...string) row {
+	return pullFrom(name, newEvil, nil, bend, codes, words...)
+}
+
+// pullFrom is pull from another kind of registry, with a credential.
+func pullFrom(name string, start func() *evil, auth *runtimeapi.AuthConfig, bend func(*scene, *evil), codes []codes.Code, words ...string) row {
 	return row{"image " + name, func(s *scene) error {
-		registry := newEvil()
+		registry := start()
 		defer registry.Close()
 		bend(s, registry)
+		if registry.also != nil {
+			defer func() {
+				if err := registry.also(); err != nil {
+					s.Error(err)
+				}
+			}()
+		}
 		ctx, cancel := within(s, 30*time.Second)
 		defer cancel()
-		response, err := s.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: registry.reference()}})
+		response, err := s.Image.PullImage(ctx, &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: registry.reference()}, Auth: auth})
 		if err != nil {
 			return err
 		}
@@ -52,6 +64,11 @@ var (
 	either   = []codes.Code{codes.InvalidArgument, codes.DataLoss}
 	harmless = []codes.Code{codes.OK, codes.InvalidArgument, codes.DataLoss}
 	tooLarge = []codes.Code{codes.ResourceExhausted, codes.InvalidArgument}
+	// unserved is what kubelet reads RegistryUnavailable from.
+	unserved = []codes.Code{codes.Unknown}
+	// unknown to the registry, or kept from this user.
+	forbidden = []codes.Code{codes.PermissionDenied}
+	welcome   = []codes.Code{codes.OK}
 )
 
 // tree serves one layer.

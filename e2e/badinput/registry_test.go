@@ -5,23 +5,46 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+
+	"meridian.dev/e2e/client"
 )
 
-// evil is a registry that serves what it is told, lies included. It listens on loopback over plain HTTP.
+// evil is a registry that serves what it is told, lies included. It listens on loopback, over plain HTTP or TLS.
 type evil struct {
 	*httptest.Server
+	// name is what images are named after; empty means the address.
+	name string
+	// behave, if set, answers what it says it has answered.
+	behave func(http.ResponseWriter, *http.Request) bool
 	// manifest is served for every tag and digest; blobs by digest.
 	manifest  []byte
 	mediaType string
 	blobs     map[string][]byte
 	// length, if set, is sent as Content-Length of blobs, whatever their true size.
 	length int64
+	// manifests by digest, if set; else manifest is under every name.
+	manifests map[string][]byte
+	// also, if set, is asked at the end of a row.
+	also func() error
+
+	lock sync.Mutex
+	// asked lists what came: method, path and Authorization.
+	asked []string
 }
 
 const (
@@ -37,7 +60,55 @@ func newEvil() *evil {
 	return registry
 }
 
+// newSecure listens on 127.0.0.LAST over TLS, as change has it. The node is told by a hosts.toml file.
+func newSecure(last int, change func(*tls.Config)) *evil {
+	registry := &evil{blobs: map[string][]byte{}, mediaType: ociManifest, name: "secure-" + client.Unique()[:8] + ".test"}
+	registry.Server = httptest.NewUnstartedServer(registry)
+	registry.Config.ErrorLog = log.New(io.Discard, "", 0)
+	registry.Listener.Close()
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.%d:0", last))
+	if err != nil {
+		panic(err)
+	}
+	registry.Listener = listener
+	registry.TLS = &tls.Config{Certificates: []tls.Certificate{trusted.issue(nil)}}
+	if change != nil {
+		change(registry.TLS)
+	}
+	registry.EnableHTTP2 = slices.Contains(registry.TLS.NextProtos, "h2")
+	registry.StartTLS()
+	registry.announce("")
+	return registry
+}
+
+// announce writes the registry's hosts.toml, with more lines.
+func (e *evil) announce(more string) {
+	place := filepath.Join(hostsDirectory, e.name)
+	text := fmt.Sprintf("server = %q\n%s", e.URL, more)
+	if err := errors.Join(os.MkdirAll(place, 0o700), os.WriteFile(filepath.Join(place, "hosts.toml"), []byte(text), 0o600)); err != nil {
+		panic(err)
+	}
+}
+
+// count tells how often something was asked whose line contains all parts.
+func (e *evil) count(parts ...string) (count int) {
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	for _, line := range e.asked {
+		if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+			count++
+		}
+	}
+	return count
+}
+
 func (e *evil) ServeHTTP(response http.ResponseWriter, request *http.Request) {
+	e.lock.Lock()
+	e.asked = append(e.asked, strings.Join([]string{request.Method, request.URL.Path, request.Header.Get("Authorization")}, " "))
+	e.lock.Unlock()
+	if e.behave != nil && e.behave(response, request) {
+		return
+	}
 	_, name, isBlob := strings.Cut(request.URL.Path, "/blobs/")
 	switch {
 	case request.URL.Path == "/v2/":
@@ -51,6 +122,13 @@ func (e *evil) ServeHTTP(response http.ResponseWriter, request *http.Request) {
 			response.Header().Set("Content-Length", fmt.Sprint(e.length))
 		}
 		_, _ = response.Write(blob)
+	case strings.Contains(request.URL.Path, "/manifests/sha256:") && e.manifests != nil:
+		text, ok := e.manifests[filepath.Base(request.URL.Path)]
+		if !ok {
+			http.NotFound(response, request)
+			return
+		}
+		_, _ = response.Write(text)
 	case strings.Contains(request.URL.Path, "/manifests/"):
 		response.Header().Set("Content-Type", e.mediaType)
 		response.Header().Set("Docker-Content-Digest", digestOf(e.manifest))
@@ -61,7 +139,12 @@ func (e *evil) ServeHTTP(response http.ResponseWriter, request *http.Request) {
 }
 
 // reference names the registry's one image.
-func (e *evil) reference() string { return strings.TrimPrefix(e.URL, "http://") + "/evil/image:1" }
+func (e *evil) reference() string {
+	if e.name != "" {
+		return e.name + "/evil/image:1"
+	}
+	return strings.TrimPrefix(e.URL, "http://") + "/evil/image:1"
+}
 
 func digestOf(blob []byte) string {
 	sum := sha256.Sum256(blob)
@@ -72,6 +155,15 @@ func digestOf(blob []byte) string {
 func (e *evil) add(mediaType string, blob []byte) map[string]any {
 	e.blobs[digestOf(blob)] = blob
 	return map[string]any{"mediaType": mediaType, "digest": digestOf(blob), "size": len(blob)}
+}
+
+// addManifest stores a manifest or index under its digest and returns its descriptor.
+func (e *evil) addManifest(mediaType string, text []byte) map[string]any {
+	if e.manifests == nil {
+		e.manifests = map[string][]byte{}
+	}
+	e.manifests[digestOf(text)] = text
+	return map[string]any{"mediaType": mediaType, "digest": digestOf(text), "size": len(text)}
 }
 
 // serve makes an image of uncompressed layers; change may then bend the manifest and the configuration.

@@ -148,7 +148,7 @@ func TestImportOciArchiveAndDockerSave(t *testing.T) {
 			continue
 		}
 		reference := "example.test/imported/" + kind + ":1"
-		if got := imageStatus(t, reference); got == nil || !slices.Contains(got.RepoTags, reference) {
+		if got := imageStatus(t, reference); got == nil || !slices.Contains(got.RepoTags, reference) || got.Pinned != (reference == pinned) {
 			t.Errorf("%s: status = %v", kind, got)
 		}
 		remove(t, reference)
@@ -164,6 +164,27 @@ func TestImageFsInfo(t *testing.T) {
 	first := info.ImageFilesystems[0]
 	if first.UsedBytes.GetValue() == 0 || first.InodesUsed.GetValue() == 0 || first.Timestamp == 0 || !exists(first.FsId.GetMountpoint()) {
 		t.Errorf("image filesystem = %v", first)
+	}
+	writable := func() *runtimeapi.FilesystemUsage {
+		info, err := lab.Node().Images.ImageFsInfo(lab.Context(t))
+		if err != nil || len(info.ContainerFilesystems) != 1 {
+			t.Fatalf("%v, %v", info, err)
+		}
+		return info.ContainerFilesystems[0]
+	}
+	before := writable()
+	if !exists(before.FsId.GetMountpoint()) || before.Timestamp == 0 {
+		t.Errorf("container filesystem = %v", before)
+	}
+	writer := pod(t).Run("writer", "for n in 1 2 3 4; do dd if=/dev/urandom of=/file$n bs=1M count=2; done 2>/dev/null; touch /done; "+sleeper)
+	writer.Sh("while ! test -e /done; do sleep 0.02; done") // what was measured once is not measured again for 10 s
+	now := writable()
+	if now.UsedBytes.GetValue() < before.UsedBytes.GetValue()+8<<20 || now.InodesUsed.GetValue() < before.InodesUsed.GetValue()+4 {
+		t.Errorf("writable layers with 8 MiB more: %v, before %v", now, before)
+	}
+	writer.Pod.Remove()
+	if now := writable(); now.UsedBytes.GetValue() >= before.UsedBytes.GetValue()+8<<20 {
+		t.Errorf("writable layers without the container: %v, before %v", now, before)
 	}
 }
 

@@ -23,9 +23,12 @@ import (
 // metricsAddress is free in every world of this package.
 const metricsAddress = "127.0.0.1:9177"
 
+// pinned is an image that the node's configuration pins.
+const pinned = "example.test/imported/docker:1"
+
 func TestMain(m *testing.M) {
 	lab.MainWith(m, func() node.Options {
-		return node.Options{Extra: "[metrics]\nlisten = \"" + metricsAddress + "\"\n"}
+		return node.Options{Extra: "[metrics]\nlisten = \"" + metricsAddress + "\"\n[image]\npinned = [\"" + pinned + "\"]\n"}
 	})
 }
 

@@ -62,6 +62,7 @@ impl Corpus {
 
     /// Ends a table of at least so many rows.
     async fn finish(self, least: usize) {
+        eprintln!("{} cases", self.rows);
         assert!(self.rows >= least, "{} rows", self.rows);
         let good = build(&[Tar::new().file("good", "x").end()], Packing::Gzip);
         self.bed.images.pull(&self.registry.put("good", "1", &good), None).await.unwrap();
