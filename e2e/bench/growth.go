@@ -36,19 +36,6 @@ func come(ctx context.Context, b *bench, c *contender, measured bool) (err error
 	}
 	time.Sleep(6 * time.Second)
 	b.report.value(fmt.Sprintf("daemon RSS at %d pods, MB", b.crowd), c.name, resident(c))
-	for range 20 {
-		began := time.Now()
-		containers, err := c.client.ListContainers(ctx, nil)
-		b.report.sample(fmt.Sprintf("ListContainers of %d", b.crowd), c.name, time.Since(began))
-		if err != nil || len(containers) != len(pods) {
-			return fmt.Errorf("ListContainers: %d of %d, %w", len(containers), len(pods), err)
-		}
-		began = time.Now()
-		if _, err := c.client.ListPodSandbox(ctx, nil); err != nil {
-			return err
-		}
-		b.report.sample(fmt.Sprintf("ListPodSandbox of %d", b.crowd), c.name, time.Since(began))
-	}
 	return nil
 }
 

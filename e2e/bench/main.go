@@ -1,6 +1,6 @@
 // The benchmark: Meridian beside containerd with runc and with crun, through the same client, in one run, alternating.
 //
-//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, growth, checkpoint, migration, pull
+//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, lists, growth, checkpoint, migration, pull
 //
 // Everything runs in a world of its own (package lab), so the network is the same for all and nothing else is counted.
 // Each figure is taken from outside: by the client's clock, from /proc, or by a task that reads its own clocks in a tight
@@ -44,6 +44,7 @@ var parts = []part{
 	{"probes", probes},
 	{"concurrency", concurrency},
 	{"density", density},
+	{"lists", lists},
 	{"growth", growth},
 	{"checkpoint", checkpoints},
 	{"migration", migrations},

@@ -129,6 +129,8 @@ func (f *Figure) judge() {
 		f.set("<= 60 MB", mine.P50 <= 60)
 	case strings.HasPrefix(f.What, "ListContainers of "), strings.HasPrefix(f.What, "ListPodSandbox of "):
 		f.set("<= 3 ms", mine.P50 <= 3)
+	case strings.HasPrefix(f.What, "ListContainerStats of "), strings.HasPrefix(f.What, "ListPodSandboxStats of "):
+		f.set("<= 25 ms", mine.P50 <= 25)
 	case strings.HasPrefix(f.What, "frozen for a checkpoint"):
 		f.set("<= 1.15x plain", f.Ratio >= 1/1.15)
 	case f.What == jump(64):
