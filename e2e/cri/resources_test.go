@@ -86,10 +86,16 @@ func TestContainersLiveBelowThePodsCgroup(t *testing.T) {
 	if inside < 4 {
 		t.Errorf("in %d hierarchies below the parent: %s", inside, text)
 	}
+	removeParents(t, p)
+}
+
+// removeParents removes a pod, and as its kubelet the parent of its cgroup: what is below that was ours.
+func removeParents(t *testing.T, p *lab.Pod) {
+	t.Helper()
 	p.Remove()
 	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
 		parents, _ := filepath.Glob(pattern + p.Config.Linux.CgroupParent)
-		for _, parent := range parents { // the kubelet owns the parent; what is below it was ours
+		for _, parent := range parents {
 			below, _ := filepath.Glob(parent + "/*/cgroup.procs")
 			if len(below) > 0 {
 				t.Errorf("left below the parent: %v", below)

@@ -8,9 +8,12 @@ use pod::Pods;
 use crate::{container_list::state, error::Failure, filter::Filter, find};
 
 /// Usage of one container.
-pub(crate) fn stats(pods: &Pods, request: &ContainerStatsRequest) -> Result<ContainerStatsResponse, Failure> {
+pub(crate) async fn stats(
+    pods: &Pods,
+    request: &ContainerStatsRequest,
+) -> Result<ContainerStatsResponse, Failure> {
     let id = find::container(pods, &request.container_id)?;
-    Ok(ContainerStatsResponse { stats: Some(pods.stats(&id)?) })
+    Ok(ContainerStatsResponse { stats: Some(pods.stats(&id).await?) })
 }
 
 /// Usage of the running containers that pass the filter; one that ends meanwhile is left out.

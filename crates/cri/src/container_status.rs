@@ -1,6 +1,6 @@
 //! `ContainerStatus`.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use api::cri::v1::{
     ContainerResources, ContainerStatus, ContainerStatusRequest, ContainerStatusResponse, ContainerUser,
@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// One container.
-pub(crate) fn status(
+pub(crate) async fn status(
     pods: &Pods,
     images: &Images,
     request: &ContainerStatusRequest,
 ) -> Result<ContainerStatusResponse, Failure> {
     let id = find::container(pods, &request.container_id)?;
     let container = pods.container(&id)?;
-    let info = if request.verbose { verbose(pods, &container) } else { HashMap::new() };
+    let info = if request.verbose { verbose(pods, &container).await } else { HashMap::new() };
     Ok(ContainerStatusResponse { status: Some(of(images, &container)), info })
 }
 
@@ -81,9 +81,15 @@ fn namespaces(pods: &Pods, c: &pod::Container) -> Vec<String> {
     own.map(|n| format!("{}:[{}]", n.kind, n.inode)).collect()
 }
 
-/// The keys that crictl and the scripts around it read.
-fn verbose(pods: &Pods, c: &pod::Container) -> HashMap<String, String> {
-    let info = json!({
+/// The keys that crictl and the scripts around it read. What is read for them blocks: on a thread where it may.
+async fn verbose(pods: &Pods, c: &Arc<pod::Container>) -> HashMap<String, String> {
+    let (pods, c) = (pods.clone(), Arc::clone(c));
+    let info = tokio::task::spawn_blocking(move || info(&pods, &c).to_string()).await;
+    HashMap::from([("info".to_owned(), info.unwrap_or_default())])
+}
+
+fn info(pods: &Pods, c: &pod::Container) -> Value {
+    json!({
         "pid": c.status.pid,
         "namespaces": namespaces(pods, c),
         "sandboxID": c.metadata.pod.as_str(),
@@ -92,6 +98,5 @@ fn verbose(pods: &Pods, c: &pod::Container) -> HashMap<String, String> {
         "runtimeType": "meridian",
         "config": info::container_config(&c.metadata.config),
         "runtimeSpec": serde_json::from_slice::<Value>(&c.metadata.spec).unwrap_or_default(),
-    });
-    HashMap::from([("info".to_owned(), info.to_string())])
+    })
 }

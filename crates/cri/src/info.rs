@@ -2,7 +2,7 @@
 //!
 //! Names are those of containerd's info: `.info.config`, `.info.runtimeSpec.linux.namespaces`.
 
-use api::cri::v1::{ContainerConfig, KeyValue, Mount, PodSandboxConfig};
+use api::cri::v1::{ContainerConfig, KeyValue, LinuxContainerResources, Mount, PodSandboxConfig};
 use api::meridian::v1::Namespace;
 use serde_json::{Value, json};
 
@@ -67,6 +67,21 @@ pub(crate) fn sandbox_config(config: &PodSandboxConfig) -> Value {
         "labels": config.labels,
         "annotations": config.annotations,
         "linux": { "cgroup_parent": linux.cgroup_parent, "sysctls": linux.sysctls },
+    })
+}
+
+/// Limits as JSON, with the proto's field names; nothing for none.
+pub(crate) fn limits(limits: Option<&LinuxContainerResources>) -> Value {
+    let Some(limits) = limits else { return Value::Null };
+    json!({
+        "cpu_period": limits.cpu_period,
+        "cpu_quota": limits.cpu_quota,
+        "cpu_shares": limits.cpu_shares,
+        "cpuset_cpus": limits.cpuset_cpus,
+        "cpuset_mems": limits.cpuset_mems,
+        "memory_limit_in_bytes": limits.memory_limit_in_bytes,
+        "memory_swap_limit_in_bytes": limits.memory_swap_limit_in_bytes,
+        "unified": limits.unified,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -11,12 +12,12 @@ use api::cri::v1::{
 };
 use image::Images;
 use pod::Pods;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{container_status, error::Failure, find, info, sandbox_list::state};
 
 /// One pod and its containers.
-pub(crate) fn status(
+pub(crate) async fn status(
     pods: &Pods,
     images: &Images,
     request: &PodSandboxStatusRequest,
@@ -28,7 +29,7 @@ pub(crate) fn status(
     let containers = pods.containers_of(&id)?;
     Ok(PodSandboxStatusResponse {
         status: Some(of(&sandbox)),
-        info: if request.verbose { verbose(pods, &sandbox) } else { HashMap::new() },
+        info: if request.verbose { verbose(pods, &sandbox).await } else { HashMap::new() },
         containers_statuses: containers.iter().map(|c| container_status::of(images, c)).collect(),
         timestamp,
     })
@@ -59,11 +60,20 @@ fn network(s: &pod::Sandbox) -> PodSandboxNetworkStatus {
     PodSandboxNetworkStatus { ip, additional_ips: ips.map(|ip| PodIp { ip }).collect() }
 }
 
-fn verbose(pods: &Pods, s: &pod::Sandbox) -> HashMap<String, String> {
+/// What is read for it blocks: on a thread where it may.
+async fn verbose(pods: &Pods, s: &Arc<pod::Sandbox>) -> HashMap<String, String> {
+    let (pods, s) = (pods.clone(), Arc::clone(s));
+    let info = tokio::task::spawn_blocking(move || info(&pods, &s).to_string()).await;
+    HashMap::from([("info".to_owned(), info.unwrap_or_default())])
+}
+
+fn info(pods: &Pods, s: &pod::Sandbox) -> Value {
     let namespaces = pods.namespaces(&s.id).map(|found| found.namespaces).unwrap_or_default();
-    let info = json!({
+    json!({
         "shimPid": s.shim_pid,
         "cgroup": s.cgroup,
+        "overhead": info::limits(s.limits.overhead.as_ref()),
+        "resources": info::limits(s.limits.resources.as_ref()),
         "runtimeHandler": s.handler,
         "addresses": s.ips,
         "hostname": s.config.hostname,
@@ -71,8 +81,7 @@ fn verbose(pods: &Pods, s: &pod::Sandbox) -> HashMap<String, String> {
         "runtimeType": "meridian",
         "config": info::sandbox_config(&s.config),
         "runtimeSpec": info::pinned_namespaces(&namespaces),
-    });
-    HashMap::from([("info".to_owned(), info.to_string())])
+    })
 }
 
 /// Nanoseconds since the epoch.

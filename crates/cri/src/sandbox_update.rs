@@ -1,7 +1,7 @@
 //! `UpdatePodSandboxResources`.
 
 use api::cri::v1::{UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse};
-use pod::Pods;
+use pod::{PodLimits, Pods};
 
 use crate::{
     check::{Field, resources},
@@ -9,17 +9,18 @@ use crate::{
     find,
 };
 
-/// The kubelet has already set the pod's limits, on a cgroup of its own above ours, and tells runtimes whose pods are
-/// virtual machines. There is nothing left to do but to refuse nonsense.
-pub(crate) fn update(
+/// Sets or, where the kubelet has set them by itself on a cgroup above ours, records limits of the pod as a whole.
+pub(crate) async fn update(
     pods: &Pods,
-    request: &UpdatePodSandboxResourcesRequest,
+    request: UpdatePodSandboxResourcesRequest,
 ) -> Result<UpdatePodSandboxResourcesResponse, Failure> {
-    find::sandbox(pods, &request.pod_sandbox_id)?;
+    let id = find::sandbox(pods, &request.pod_sandbox_id)?;
     for (name, limits) in [("overhead", &request.overhead), ("resources", &request.resources)] {
         if let Some(limits) = limits {
             resources::linux(Field::of(name), limits)?;
         }
     }
+    let limits = PodLimits { overhead: request.overhead, resources: request.resources };
+    pods.update_sandbox(&id, limits).await?;
     Ok(UpdatePodSandboxResourcesResponse {})
 }

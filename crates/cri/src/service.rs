@@ -101,8 +101,7 @@ impl RuntimeService for Runtime {
         &self,
         r: Request<PodSandboxStatusRequest>,
     ) -> Reply<PodSandboxStatusResponse> {
-        answer("PodSandboxStatus", async { sandbox_status::status(&self.pods, &self.images, r.get_ref()) })
-            .await
+        answer("PodSandboxStatus", sandbox_status::status(&self.pods, &self.images, r.get_ref())).await
     }
 
     async fn list_pod_sandbox(&self, r: Request<ListPodSandboxRequest>) -> Reply<ListPodSandboxResponse> {
@@ -131,8 +130,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn container_status(&self, r: Request<ContainerStatusRequest>) -> Reply<ContainerStatusResponse> {
-        answer("ContainerStatus", async { container_status::status(&self.pods, &self.images, r.get_ref()) })
-            .await
+        answer("ContainerStatus", container_status::status(&self.pods, &self.images, r.get_ref())).await
     }
 
     async fn exec_sync(&self, r: Request<ExecSyncRequest>) -> Reply<ExecSyncResponse> {
@@ -147,7 +145,7 @@ impl RuntimeService for Runtime {
     }
 
     async fn container_stats(&self, r: Request<ContainerStatsRequest>) -> Reply<ContainerStatsResponse> {
-        answer("ContainerStats", async { container_stats::stats(&self.pods, r.get_ref()) }).await
+        answer("ContainerStats", container_stats::stats(&self.pods, r.get_ref())).await
     }
 
     async fn list_container_stats(
@@ -187,7 +185,7 @@ impl RuntimeService for Runtime {
         &self,
         r: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Reply<UpdatePodSandboxResourcesResponse> {
-        answer("UpdatePodSandboxResources", async { sandbox_update::update(&self.pods, r.get_ref()) }).await
+        answer("UpdatePodSandboxResources", sandbox_update::update(&self.pods, r.into_inner())).await
     }
 
     async fn update_runtime_config(

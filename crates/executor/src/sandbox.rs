@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use api::shim::v1::{self as proto, CreateSandboxRequest};
+use api::shim::v1::{self as proto, CreateSandboxRequest, Resources};
 use namespaces::channel::Step;
 use namespaces::{ClockOffsets, IdMapping, IdMaps, Kinds, NamespaceKind as Kind, Request, User, make};
 use sys::clone::Child;
@@ -58,6 +58,11 @@ impl Sandbox {
     #[must_use]
     pub fn cgroup(&self) -> BorrowedFd<'_> {
         self.pod_cgroup.as_fd()
+    }
+
+    /// Sets limits of the pod as a whole; fields that are 0 or empty stay as they are.
+    pub fn limit(&self, resources: &Resources) -> Result<(), CreateError> {
+        self.pod_cgroup.update(resources)
     }
 
     /// Process 1 of the shared pid namespace; `None` unless the pod was made with one.

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use crate::container::Container;
 use crate::create::RestoreSource;
 use crate::error::{ContainerError, CreateError, StopError};
+use crate::limits::{LimitError, PodLimits};
 use crate::pod::Pod;
 use crate::publisher::{Handle, View};
 use crate::registry::Registry;
@@ -40,6 +41,8 @@ use crate::shim::{CallError, ShimEvent};
 use crate::state::SandboxState;
 pub(crate) use events::ended;
 pub(crate) use slot::Slot;
+use slot::Update;
+use update::Limits;
 
 /// Longest wait for the end of a container that was killed.
 const DEATH: Duration = Duration::from_secs(5);
@@ -73,6 +76,11 @@ pub(crate) enum Request {
         id: ContainerId,
         resources: Box<LinuxContainerResources>,
         reply: Reply<(), ContainerError>,
+    },
+    /// Sets limits of the pod as a whole.
+    UpdateSandbox {
+        limits: Box<PodLimits>,
+        reply: Reply<(), LimitError>,
     },
     StopSandbox {
         reply: Reply<(), StopError>,
@@ -119,9 +127,13 @@ enum Done {
     },
     Updated {
         id: ContainerId,
-        resources: Box<LinuxContainerResources>,
+        update: Update,
         result: Result<(), ContainerError>,
-        reply: Reply<(), ContainerError>,
+    },
+    UpdatedSandbox {
+        limits: Box<PodLimits>,
+        reply: Reply<(), LimitError>,
+        result: Result<(), LimitError>,
     },
     /// The stop signal could not be sent; the kill follows at its time.
     Signalled {
@@ -145,6 +157,7 @@ pub(crate) struct Driver {
     registry: Weak<Registry>,
     activity: Activity,
     slots: Vec<Slot>,
+    limits: Limits,
     views: watch::Sender<Arc<View>>,
     operations: JoinSet<Done>,
     stop_replies: Vec<Reply<(), StopError>>,
@@ -153,16 +166,19 @@ pub(crate) struct Driver {
     left: Vec<String>,
 }
 
-/// Starts the driver of a pod with the containers it has; returns the way to it.
+/// Starts the driver of a pod with the containers it has; returns the way to it. `limits`: if they were changed since the
+/// pod was made.
 pub(crate) fn start(
     pod: Arc<Pod>,
     registry: &Arc<Registry>,
     activity: Activity,
+    limits: Option<PodLimits>,
     containers: &[Container],
     events: mpsc::UnboundedReceiver<ShimEvent>,
 ) -> Arc<Handle> {
     let slots: Vec<_> = containers.iter().map(Slot::found).collect();
-    let (views, receiver) = watch::channel(Arc::new(view(&pod, activity, &slots)));
+    let limits = Limits::new(limits.unwrap_or_else(|| PodLimits::of(&pod.config)));
+    let (views, receiver) = watch::channel(Arc::new(view(&pod, activity, &limits, &slots)));
     let (sender, requests) = mpsc::unbounded_channel();
     let handle = Arc::new(Handle { pod: Arc::clone(&pod), requests: sender, views: receiver });
     let driver = Driver {
@@ -170,6 +186,7 @@ pub(crate) fn start(
         registry: Arc::downgrade(registry),
         activity,
         slots,
+        limits,
         views,
         operations: JoinSet::new(),
         stop_replies: Vec::new(),
@@ -180,13 +197,13 @@ pub(crate) fn start(
     handle
 }
 
-fn view(pod: &Pod, activity: Activity, slots: &[Slot]) -> View {
+fn view(pod: &Pod, activity: Activity, limits: &Limits, slots: &[Slot]) -> View {
     let state = match activity {
         Activity::Ready | Activity::Checkpointing | Activity::Moving => SandboxState::Ready,
         Activity::Stopping | Activity::Stopped | Activity::Removing => SandboxState::NotReady,
     };
     let containers = slots.iter().filter_map(|slot| slot.container.clone()).map(Arc::new);
-    View { sandbox: Arc::new(pod.sandbox(state)), containers: containers.collect() }
+    View { sandbox: Arc::new(pod.sandbox(state, &limits.now)), containers: containers.collect() }
 }
 
 impl Driver {
@@ -223,7 +240,10 @@ impl Driver {
             Request::Start { id, reply } => self.start_container(&id, reply),
             Request::Stop { id, grace, reply } => self.stop_container(&id, grace, reply),
             Request::Remove { id, reply } => self.remove_container(&id, reply),
-            Request::Update { id, resources, reply } => self.update_container(&id, resources, reply),
+            Request::Update { id, resources, reply } => {
+                self.update_container(&id, Update { resources, reply });
+            }
+            Request::UpdateSandbox { limits, reply } => self.update_sandbox(limits, reply),
             Request::StopSandbox { reply } => self.stop_sandbox(reply),
             Request::RemoveSandbox { reply } => self.remove_sandbox(reply),
             Request::BeginCapture { activity, reply } => self.begin_capture(activity, reply),
@@ -250,9 +270,8 @@ impl Driver {
                 );
             }
             Done::Removed { id, result } => self.removed(&id, result),
-            Done::Updated { id, resources, result, reply } => {
-                let _ = reply.send(result.map(|()| self.updated(&id, &resources)));
-            }
+            Done::Updated { id, update, result } => self.updated(&id, update, result),
+            Done::UpdatedSandbox { limits, reply, result } => self.updated_sandbox(*limits, reply, result),
             Done::Signalled { id, result } => {
                 if let Err(error) = result {
                     tracing::warn!(pod = %self.pod.id, container = %id, %error, "sending the stop signal");
@@ -270,7 +289,7 @@ impl Driver {
 
     /// Replaces what readers see, and tells subscribers what is new in it.
     fn publish(&self) {
-        let new = Arc::new(view(&self.pod, self.activity, &self.slots));
+        let new = Arc::new(view(&self.pod, self.activity, &self.limits, &self.slots));
         let old = self.views.send_replace(Arc::clone(&new));
         self.pod.node.events.tell(&old, &new);
     }

@@ -7,6 +7,7 @@ use api::shim::v1::error::Kind;
 use sys::Errno;
 
 use crate::headroom::NoHeadroom;
+use crate::limits::LimitError;
 use crate::request::Refusal;
 use crate::restore::StartRestoredError;
 use crate::shim::{CallError, LauncherError, SpawnError};
@@ -139,9 +140,24 @@ pub enum RunError {
         /// Who has it.
         id: PodId,
     },
+    /// The same pod was made before, and has ended since.
+    #[error(
+        "pod {namespace}/{name} with this uid and attempt exists as {id}, but is not up any more: remove it first"
+    )]
+    Ended {
+        /// The pod's namespace in the cluster.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: PodId,
+    },
     /// The configuration.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// What the pod may use.
+    #[error(transparent)]
+    Limits(#[from] LimitError),
     /// A file or directory of the pod.
     #[error("{what} {path} of the pod cannot be made")]
     File {
@@ -188,8 +204,9 @@ pub enum RunError {
 impl Classify for RunError {
     fn class(&self) -> Class {
         match self {
-            Self::NameTaken { .. } => Class::AlreadyExists,
+            Self::NameTaken { .. } | Self::Ended { .. } => Class::AlreadyExists,
             Self::Spec(e) => e.class(),
+            Self::Limits(e) => e.class(),
             Self::File { source, .. } => class_of(*source),
             Self::Headroom(e) => e.class(),
             Self::Spawn(SpawnError::Spawn(errno) | SpawnError::Socket { source: errno, .. }) => {

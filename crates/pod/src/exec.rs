@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use sys::{Pid, Signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tracing::Instrument;
 
 use crate::container::Container;
 use crate::error::{ContainerError, ExecError};
@@ -40,7 +41,7 @@ impl Pods {
     /// Runs `command` in a running container, at most `timeout` long.
     ///
     /// # Errors
-    /// `Timeout` after the command and all its descendants were killed.
+    /// `Timeout` after the command and all its descendants were killed. They are, too, when the caller goes away.
     pub async fn exec_sync(
         &self,
         id: &ContainerId,
@@ -53,16 +54,19 @@ impl Pods {
         if container.state() != ContainerState::Running {
             return Err(not_running().into());
         }
-        let client = handle.pod.client().ok_or_else(not_running)?;
+        let client = handle.pod.client().cloned().ok_or_else(not_running)?;
         let name = command.first().cloned().ok_or(ExecError::NoCommand)?;
         let process = process(&handle.pod, &container, command).ok_or_else(not_running)?;
-        let mut exec = Exec::start(client, &handle.pod, id, process).await?;
+        // A task of its own: were the caller to leave while the shim is asked, nobody would know the command to end it.
+        let start = Exec::start(client, handle.pod.owner(), id.clone(), process);
+        let started = tokio::spawn(start.in_current_span()).await;
+        let mut exec = started.unwrap_or(Err(ContainerError::Interrupted.into()))?;
         let run = exec.run();
         let Some(limit) = timeout else { return run.await.map_err(|e| shim_error(id, e)) };
         match tokio::time::timeout(limit, run).await {
             Ok(output) => output.map_err(|e| shim_error(id, e)),
             Err(_) => {
-                exec.kill().await;
+                exec.end().await;
                 Err(ExecError::Timeout { command: name, limit })
             }
         }
@@ -85,7 +89,9 @@ pub(crate) fn process(pod: &Pod, container: &Container, command: Vec<String>) ->
     });
     let (template, program) = template.as_ref()?;
     let seccomp = program.as_ref().map_or_else(Vec::new, |p| p.to_vec());
-    Some(shim::Process { args: command, tty: false, seccomp, ..template.clone() })
+    let changed = container.status.resources.as_ref().and_then(|r| i32::try_from(r.oom_score_adj).ok());
+    let oom_score_adj = changed.or(template.oom_score_adj);
+    Some(shim::Process { args: command, tty: false, seccomp, oom_score_adj, ..template.clone() })
 }
 
 /// A command under way.
@@ -93,6 +99,8 @@ struct Exec {
     stdout: Receiver,
     stderr: Receiver,
     exit: tokio::sync::oneshot::Receiver<shim::ExecExit>,
+    /// Nobody needs to kill it any more.
+    ended: bool,
     /// Its process, opened as soon as its id was known.
     process: Option<OwnedFd>,
     pid: u32,
@@ -100,15 +108,15 @@ struct Exec {
 
 impl Exec {
     async fn start(
-        client: &Client,
-        pod: &Pod,
-        id: &ContainerId,
+        client: Client,
+        owner: u32,
+        id: ContainerId,
         process: shim::Process,
     ) -> Result<Self, ExecError> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| ExecError::Pipe(e.into()));
         let ((stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?);
         // So that the user can reopen /dev/stdout.
-        let (uid, gid) = (pod.owner() + process.uid, pod.owner() + process.gid);
+        let (uid, gid) = (owner + process.uid, owner + process.gid);
         for end in [&stdout_end, &stderr_end] {
             let _ = fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         }
@@ -124,10 +132,10 @@ impl Exec {
             stderr_fd: Some(1),
         };
         let fds: [BorrowedFd<'_>; 2] = [stdout_end.as_fd(), stderr_end.as_fd()];
-        let started = client.exec(&exec_id, request, &fds).await.map_err(|e| shim_error(id, e))?;
+        let started = client.exec(&exec_id, request, &fds).await.map_err(|e| shim_error(&id, e))?;
         let process = i32::try_from(started.pid).ok().and_then(Pid::from_raw);
         let process = process.and_then(|pid| sys::pidfd::open(pid).ok());
-        Ok(Self { stdout, stderr, exit: started.exit, process, pid: started.pid })
+        Ok(Self { stdout, stderr, exit: started.exit, ended: false, process, pid: started.pid })
     }
 
     /// Reads both streams until the command has ended and they are closed, or drained for a moment.
@@ -145,20 +153,34 @@ impl Exec {
                 _ = &mut streams => (&mut self.exit).await,
             }
         };
+        self.ended = true;
         let exit = exit.map_err(|_| CallError::Gone)?;
         Ok(ExecOutput { stdout: out, stderr: err, code: i32::try_from(exit.code).unwrap_or(255) })
     }
 
-    /// Kills the command and everything it started, and waits until it is reaped.
-    async fn kill(&mut self) {
-        if self.exit.try_recv().is_ok() {
-            return;
-        }
+    /// Kills the command and everything it started.
+    fn kill(&self) {
         kill_descendants(self.pid);
         if let Some(process) = &self.process {
             let _ = sys::pidfd::kill(process.as_fd(), Signal::KILL);
         }
-        let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.exit).await;
+    }
+
+    /// Kills it and waits until it is reaped.
+    async fn end(mut self) {
+        if self.exit.try_recv().is_err() {
+            self.kill();
+            let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.exit).await;
+        }
+        self.ended = true;
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        if !self.ended && self.exit.try_recv().is_err() {
+            self.kill();
+        }
     }
 }
 

@@ -29,6 +29,12 @@ pub(crate) fn check() -> Result<(), NoHeadroom> {
     judge(open(), limit)
 }
 
+/// Whether descriptors may be spent on what works without them, only slower: while half of the limit is left.
+pub(crate) fn is_plenty() -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.is_none_or(|limit| open() < limit / 2)
+}
+
 /// A quarter of the limit, at most 1024.
 fn judge(open: u64, limit: u64) -> Result<(), NoHeadroom> {
     let reserve = (limit / 4).min(1024);

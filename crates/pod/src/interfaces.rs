@@ -1,7 +1,5 @@
 //! The pod's interfaces, read inside its network namespace: /proc/net/dev is per namespace of the reading thread.
 
-use std::os::fd::AsFd;
-
 use namespaces::NamespaceKind;
 
 use crate::pod::Pod;
@@ -16,13 +14,24 @@ pub(crate) const TX_PACKETS: usize = 9;
 pub(crate) const TX_ERRORS: usize = 10;
 pub(crate) const TX_DROPPED: usize = 11;
 
-/// Name and counts, by column, of every interface but the loopback. Pods on the node's network have none of their own.
-/// Blocks for as long as a thread takes to start.
-pub(crate) fn read(pod: &Pod) -> Vec<(String, Vec<u64>)> {
-    let Ok(namespace) = pod.node.pins.get(pod.id.as_str(), NamespaceKind::Net) else { return Vec::new() };
-    let text = sys::netns::run(namespace.as_fd(), || std::fs::read_to_string("/proc/thread-self/net/dev"));
-    let Ok(Ok(text)) = text else { return Vec::new() };
-    interfaces(&text).map(|(name, counts)| (name.to_owned(), counts)).collect()
+/// Name and counts, by column, of each interface.
+pub(crate) type Counts = Vec<(String, Vec<u64>)>;
+
+/// The interfaces of each pod but the loopback. Pods on the node's network have none of their own. Blocks for as long as
+/// a thread takes to start, and some 20 us a pod.
+pub(crate) fn read<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Vec<Counts> {
+    let pin = |pod: &Pod| pod.node.pins.get(pod.id.as_str(), NamespaceKind::Net).ok();
+    let pins: Vec<_> = pods.into_iter().map(pin).collect();
+    let own: Vec<_> = pins.iter().flatten().collect();
+    let texts = sys::netns::each(&own, || std::fs::read_to_string("/proc/thread-self/net/dev"));
+    let mut texts = texts.unwrap_or_default().into_iter();
+    let counts = |text: String| interfaces(&text).map(|(name, counts)| (name.to_owned(), counts)).collect();
+    pins.iter()
+        .map(|pin| match pin.as_ref().and_then(|_| texts.next()) {
+            Some(Ok(Ok(text))) => counts(text),
+            _ => Counts::new(),
+        })
+        .collect()
 }
 
 fn interfaces(text: &str) -> impl Iterator<Item = (&str, Vec<u64>)> {

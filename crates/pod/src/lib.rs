@@ -36,6 +36,7 @@ mod exec;
 mod files;
 mod headroom;
 mod interfaces;
+mod limits;
 mod log;
 pub mod metrics;
 mod moving;
@@ -62,6 +63,7 @@ mod stop_signal;
 mod store;
 mod streams;
 mod update;
+mod usage;
 
 pub use checkpoint::CheckpointError;
 pub use cni::CniStatus;
@@ -74,6 +76,7 @@ pub use error::{
 pub use events::{BACKLOG as EVENT_BACKLOG, Event, EventKind};
 pub use exec::{ExecOutput, OUTPUT_LIMIT};
 pub use headroom::NoHeadroom;
+pub use limits::{LimitError, PodLimits};
 pub use moving::{MoveError, MovingPod, NodePods, ReceivedPod};
 pub use node::PodsConfig;
 pub use pods::Pods;

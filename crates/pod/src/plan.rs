@@ -191,6 +191,7 @@ pub(crate) fn lower_resources(given: &LinuxResources) -> shim::Resources {
         pids_limit: given.pids().as_ref().map_or(0, oci_spec::runtime::LinuxPids::limit),
         hugepages: hugepages.collect(),
         unified: given.unified().clone().unwrap_or_default(),
+        oom_score_adj: None,
     }
 }
 

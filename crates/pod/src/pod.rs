@@ -9,6 +9,7 @@ use api::cri::v1::PodSandboxConfig;
 use api::id::{ContainerId, PodId};
 use network::Lease;
 
+use crate::limits::PodLimits;
 use crate::node::Node;
 use crate::sandbox::{Sandbox, is_node, namespaces, user_namespace};
 use crate::shim::Client;
@@ -48,7 +49,7 @@ impl Pod {
     }
 
     /// The published form of the pod in `state`.
-    pub(crate) fn sandbox(&self, state: SandboxState) -> Sandbox {
+    pub(crate) fn sandbox(&self, state: SandboxState, limits: &Arc<PodLimits>) -> Sandbox {
         let ready = state == SandboxState::Ready;
         let ips = || self.lease.as_ref().map_or_else(|| self.plugged.clone(), Lease::addresses);
         Sandbox {
@@ -59,6 +60,7 @@ impl Pod {
             state,
             ips: if ready { ips() } else { Vec::new() },
             shim_pid: self.shim.as_ref().filter(|_| ready).map_or(0, |shim| shim.pid),
+            limits: Arc::clone(limits),
             cgroup: self.cgroup.clone(),
         }
     }

@@ -9,24 +9,28 @@ use api::cri::v1::{
 use api::id::PodId;
 
 use crate::container::Container;
-use crate::interfaces::{self, RX_BYTES, RX_ERRORS, TX_BYTES, TX_ERRORS};
+use crate::interfaces::{self, Counts, RX_BYTES, RX_ERRORS, TX_BYTES, TX_ERRORS};
 use crate::node::now;
 use crate::pod::Pod;
 use crate::pods::Pods;
 use crate::publisher::Handle;
 use crate::state::ContainerState;
-use crate::stats::{Files, stats, value};
+use crate::stats::{by_shares, stats};
+use crate::usage::{Files, value};
 
 impl Pods {
     /// What several pods use; those that are gone meanwhile are left out.
     pub async fn sandbox_stats(&self, ids: &[PodId]) -> Vec<PodSandboxStats> {
         let handles: Vec<_> = ids.iter().filter_map(|id| self.registry.pod(id).ok()).collect();
-        let read = move || handles.iter().map(|handle| of(handle)).collect();
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        let read = |handles: &[Arc<Handle>]| {
+            let interfaces = interfaces::read(handles.iter().map(|handle| &*handle.pod));
+            handles.iter().zip(interfaces).map(|(handle, counts)| of(handle, counts)).collect()
+        };
+        by_shares(handles, read).await
     }
 }
 
-fn of(handle: &Handle) -> PodSandboxStats {
+fn of(handle: &Handle, interfaces: Counts) -> PodSandboxStats {
     let (pod, view) = (&handle.pod, handle.view());
     let (files, at) = (Files::of_pod(pod), now());
     let running = |c: &&Arc<Container>| c.state() == ContainerState::Running;
@@ -34,8 +38,8 @@ fn of(handle: &Handle) -> PodSandboxStats {
     let processes = running.iter().map(|c| processes(pod, c)).sum();
     let linux = LinuxPodSandboxStats {
         cpu: files.cpu(pod.id.as_str(), at),
-        memory: files.memory(at),
-        network: network(pod, at),
+        memory: files.memory(at, files.memory_stat().as_deref()),
+        network: network(interfaces, at),
         process: Some(ProcessUsage { timestamp: at, process_count: value(processes) }),
         containers: running.iter().map(|c| stats(pod, c)).collect(),
         io: files.io(at),
@@ -50,12 +54,12 @@ fn of(handle: &Handle) -> PodSandboxStats {
 }
 
 fn processes(pod: &Pod, container: &Container) -> u64 {
-    let pids = Files::new(pod, container).text("", "cgroup.procs").unwrap_or_default();
+    let pids = Files::new(pod, container).gauge("", "cgroup.procs").unwrap_or_default();
     pids.lines().count() as u64
 }
 
 /// The default interface is the one that the pod's address is on, which is the first.
-fn network(pod: &Pod, at: i64) -> Option<NetworkUsage> {
+fn network(interfaces: Counts, at: i64) -> Option<NetworkUsage> {
     let count = |counts: &[u64], column: usize| counts.get(column).copied().and_then(value);
     let usage = |(name, counts): (String, Vec<u64>)| NetworkInterfaceUsage {
         name,
@@ -64,7 +68,7 @@ fn network(pod: &Pod, at: i64) -> Option<NetworkUsage> {
         tx_bytes: count(&counts, TX_BYTES),
         tx_errors: count(&counts, TX_ERRORS),
     };
-    let interfaces: Vec<_> = interfaces::read(pod).into_iter().map(usage).collect();
+    let interfaces: Vec<_> = interfaces.into_iter().map(usage).collect();
     let default_interface = interfaces.first().cloned()?;
     Some(NetworkUsage { timestamp: at, default_interface: Some(default_interface), interfaces })
 }

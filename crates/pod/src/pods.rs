@@ -15,6 +15,7 @@ use crate::container::Container;
 use crate::driver::{self, Request};
 use crate::error::{ContainerError, CreateError, LookupError, OpenError, RunError, StopError};
 use crate::events::Event;
+use crate::limits::{LimitError, PodLimits};
 use crate::node::{Node, PodsConfig};
 use crate::ports;
 use crate::publisher::Handle;
@@ -23,6 +24,7 @@ use crate::registry::{Claimed, Name, Registry};
 use crate::request::Activity;
 use crate::sandbox::Sandbox;
 use crate::start;
+use crate::state::{ContainerState, SandboxState};
 
 /// All pods of this node. Clones are the same.
 #[derive(Debug, Clone)]
@@ -61,13 +63,7 @@ impl Pods {
         let name = Name::of(&config);
         loop {
             match self.registry.claim(&name) {
-                Claimed::Made(handle) if *handle.pod.config == config && handle.pod.handler == handler => {
-                    return Ok(handle.id().clone());
-                }
-                Claimed::Made(handle) => {
-                    let id = handle.id().clone();
-                    return Err(RunError::NameTaken { namespace: name.namespace, name: name.name, id });
-                }
+                Claimed::Made(handle) => return repeated(&handle, &config, &handler, name),
                 // The channel closes when the other attempt is decided; its failure makes us the maker.
                 Claimed::Wait(mut decided) => while decided.changed().await.is_ok() {},
                 Claimed::Ours(token) => {
@@ -82,7 +78,7 @@ impl Pods {
 
     /// Gives a pod that is up its driver and lists it.
     pub(crate) fn list(&self, ready: start::Ready) -> Arc<Handle> {
-        let handle = driver::start(ready.pod, &self.registry, Activity::Ready, &[], ready.events);
+        let handle = driver::start(ready.pod, &self.registry, Activity::Ready, None, &[], ready.events);
         self.registry.insert(Arc::clone(&handle));
         self.node.events.tell_begin(&handle.view());
         handle
@@ -163,6 +159,15 @@ impl Pods {
         self.ask_container(&handle, |reply| Request::Update { id: id.clone(), resources, reply }).await
     }
 
+    /// Sets limits of a pod as a whole, in place of those before: on an error they stay in force. They are shown, and are
+    /// written to the pod's cgroup unless that has a parent of the kubelet's, which does it there.
+    pub async fn update_sandbox(&self, id: &PodId, limits: PodLimits) -> Result<(), LimitError> {
+        let handle = self.registry.pod(id)?;
+        let limits = Box::new(limits);
+        let update = |reply| Request::UpdateSandbox { limits, reply };
+        ask(&handle, update).await.unwrap_or(Err(LimitError::Interrupted))
+    }
+
     /// What happens to pods and containers from now on; whoever is [`EVENT_BACKLOG`](crate::EVENT_BACKLOG) behind loses
     /// the oldest and is told how many.
     #[must_use]
@@ -204,10 +209,27 @@ impl Pods {
     pub async fn reopen_log(&self, id: &ContainerId) -> Result<(), ContainerError> {
         let handle = self.registry.pod_of(id)?;
         let container = self.container(id)?;
-        if container.state() != crate::state::ContainerState::Running {
+        if container.state() != ContainerState::Running {
             return Err(ContainerError::NotRunning { id: id.clone() });
         }
         crate::log::reopen(&handle.pod, &container).await
+    }
+}
+
+/// The pod that has the name, if it is up and what the request asks for.
+fn repeated(
+    handle: &Handle,
+    config: &PodSandboxConfig,
+    handler: &str,
+    name: Name,
+) -> Result<PodId, RunError> {
+    let (id, Name { namespace, name, .. }) = (handle.id().clone(), name);
+    if *handle.pod.config != *config || handle.pod.handler != handler {
+        return Err(RunError::NameTaken { namespace, name, id });
+    }
+    match handle.view().sandbox.state {
+        SandboxState::Ready => Ok(id),
+        SandboxState::NotReady => Err(RunError::Ended { namespace, name, id }),
     }
 }
 

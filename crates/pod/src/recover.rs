@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::container::{Container, Metadata, Status, User};
 use crate::driver::{self, ended};
 use crate::files;
+use crate::limits::PodLimits;
 use crate::moving::HELD;
 use crate::node::{Node, now};
 use crate::pod::{Pod, Shim};
@@ -102,14 +103,14 @@ async fn one(
         restoring: tokio::sync::Mutex::default(),
     };
     if status.stopped || !finished {
-        return dead(pods, pod, containers, "the node was restarted").await;
+        return dead(pods, pod, status.limits, containers, "the node was restarted").await;
     }
     match connect(&pod).await {
         Some((shim, events, state)) => {
             pod.shim = Some(shim);
-            alive(pods, pod, containers, events, state).await;
+            alive(pods, pod, status.limits, containers, events, state).await;
         }
-        None => dead(pods, pod, containers, "its shim ended").await,
+        None => dead(pods, pod, status.limits, containers, "its shim ended").await,
     }
 }
 
@@ -144,6 +145,7 @@ fn shim_process(dir: &Path, id: &PodId) -> Option<(u32, OwnedFd)> {
 async fn alive(
     pods: &Pods,
     pod: Pod,
+    limits: Option<PodLimits>,
     records: Records,
     events: mpsc::UnboundedReceiver<ShimEvent>,
     state: Option<StateResponse>,
@@ -176,7 +178,7 @@ async fn alive(
         }
     }
     let activity = if held { Activity::Moving } else { Activity::Ready };
-    let handle = driver::start(Arc::new(pod), &pods.registry, activity, &containers, events);
+    let handle = driver::start(Arc::new(pod), &pods.registry, activity, limits, &containers, events);
     pods.registry.insert(handle);
 }
 
@@ -239,14 +241,14 @@ fn discard(node: &Node, id: &ContainerId) {
 }
 
 /// A pod without a shim: everything of it is ended, the objects stay listed until they are removed.
-async fn dead(pods: &Pods, pod: Pod, records: Records, why: &str) {
+async fn dead(pods: &Pods, pod: Pod, limits: Option<PodLimits>, records: Records, why: &str) {
     for error in end(&pods.node, &pod.id, &pod.cgroup).await {
         tracing::warn!(pod = %pod.id, error, "ending a pod without a shim");
     }
     let mut containers: Vec<_> = records.into_iter().map(|row| container(&pod, row)).collect();
     let mut changes = vec![Change::SandboxStatus(
         pod.id.clone(),
-        SandboxStatusRecord { stopped: true, ..Default::default() },
+        Box::new(SandboxStatusRecord { stopped: true, limits: limits.clone(), ..Default::default() }),
     )];
     for container in &mut containers {
         if container.status.state.is_alive() {
@@ -260,7 +262,8 @@ async fn dead(pods: &Pods, pod: Pod, records: Records, why: &str) {
     }
     pods.node.store.post(changes);
     containers.sort_by_key(|c| c.metadata.created_at);
-    let handle = driver::start(Arc::new(pod), &pods.registry, Activity::Stopped, &containers, no_events());
+    let (pod, stopped) = (Arc::new(pod), Activity::Stopped);
+    let handle = driver::start(pod, &pods.registry, stopped, limits, &containers, no_events());
     pods.registry.insert(handle);
 }
 
@@ -283,8 +286,9 @@ async fn end(node: &Node, id: &PodId, cgroup: &str) -> Vec<String> {
     if let Err(error) = node.cgroups.kill(cgroup) {
         tracing::warn!(pod = %id, %error, "killing a pod's cgroup");
     }
-    if let Some((_, process)) = shim_process(&node.pod_dir(id), id) {
-        let _ = sys::pidfd::kill(process.as_fd(), Signal::KILL);
+    match shim_process(&node.pod_dir(id), id) {
+        Some((_, process)) => drop(sys::pidfd::kill(process.as_fd(), Signal::KILL)),
+        None => dismiss(node, id).await,
     }
     for _ in 0..100 {
         if !node.cgroups.is_populated(cgroup) {
@@ -296,6 +300,17 @@ async fn end(node: &Node, id: &PodId, cgroup: &str) -> Vec<String> {
     left.extend(node.cgroups.remove(cgroup));
     let _ = std::fs::remove_file(node.shim_socket(id));
     left
+}
+
+/// Ends a shim whose process id was not written down: the daemon ended between making it and that. It hears us on its
+/// socket; there is nobody on that of a shim which has ended.
+async fn dismiss(node: &Node, id: &PodId) {
+    let Ok(socket) = SeqPacket::connect(&node.shim_socket(id)) else { return };
+    let (sender, _events) = mpsc::unbounded_channel();
+    let Ok(client) = Client::start(socket, None, sender) else { return };
+    if let Err(error) = client.shutdown(PATIENCE).await {
+        tracing::warn!(pod = %id, %error, "ending the shim of a half made pod");
+    }
 }
 
 /// What no record knows: pods whose store was lost, layers whose container was never finished.

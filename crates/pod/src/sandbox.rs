@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::cri::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig, UserNamespace};
 use api::id::PodId;
 
+use crate::limits::PodLimits;
 use crate::state::SandboxState;
 
 /// One published state of a sandbox; never changes, the next state is another value.
@@ -25,6 +26,8 @@ pub struct Sandbox {
     pub ips: Vec<IpAddr>,
     /// Process id of its shim, 0 when there is none any more.
     pub shim_pid: u32,
+    /// What it may use as a whole.
+    pub limits: Arc<PodLimits>,
     /// Its cgroup below the root of every hierarchy, such as `/meridian/<id>`.
     pub cgroup: String,
 }

@@ -30,6 +30,7 @@ use crate::cni;
 use crate::error::RunError;
 use crate::files;
 use crate::headroom;
+use crate::limits;
 use crate::node::{Node, make_dir, now};
 use crate::pod::{Pod, Shim, owner};
 use crate::ports;
@@ -190,11 +191,22 @@ impl Isolated {
         match made.and_then(|made| debug_span!("pin").in_scope(|| self.reserved.pin(made))) {
             Ok(network) => {
                 self.network = network;
-                Ok(self)
+                self.limit().await
             }
             Err(error) => {
                 self.undo().await;
                 Err(error)
+            }
+        }
+    }
+
+    /// Sets the limits of the pod as a whole.
+    async fn limit(self) -> Result<Self, RunError> {
+        match limits::begin(&self.shim.client, &self.reserved.config).await {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.undo().await;
+                Err(error.into())
             }
         }
     }

@@ -1,15 +1,13 @@
-//! What containers use, read straight from the files of their cgroups.
+//! What containers use, now and since the reading before.
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::cri::v1::{
-    ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage,
-    MemoryUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
-};
+use api::cri::v1::{ContainerAttributes, ContainerStats, FilesystemIdentifier, FilesystemUsage};
 use api::id::ContainerId;
 
 use crate::container::Container;
@@ -17,6 +15,7 @@ use crate::error::LookupError;
 use crate::node::now;
 use crate::pod::Pod;
 use crate::pods::Pods;
+use crate::usage::{Files, Gauges, value};
 
 /// How long the size of a writable layer is believed: finding it out walks the layer.
 const DISK_AGE: Duration = Duration::from_secs(10);
@@ -32,9 +31,18 @@ struct Sample {
     /// The rate between the last two readings, in billionths of a CPU.
     rate: u64,
     disk: Option<(Instant, u64, u64)>,
+    gauges: Arc<Gauges>,
 }
 
 impl Samples {
+    /// The open files of its cgroup.
+    pub(crate) fn gauges(&self, id: &str) -> Arc<Gauges> {
+        self.with(|samples| match samples.get(id) {
+            Some(sample) => Arc::clone(&sample.gauges),
+            None => Arc::clone(&samples.entry(id.to_owned()).or_default().gauges),
+        })
+    }
+
     pub(crate) fn forget(&self, id: &str) {
         self.with(|samples| samples.remove(id));
     }
@@ -44,7 +52,7 @@ impl Samples {
     }
 
     /// The CPU rate since the reading before this one.
-    fn rate(&self, id: &str, at: i64, usage: u64) -> u64 {
+    pub(crate) fn rate(&self, id: &str, at: i64, usage: u64) -> u64 {
         self.with(|samples| {
             let sample = samples.entry(id.to_owned()).or_default();
             if let Some((then, used)) = sample.cpu
@@ -76,17 +84,20 @@ impl Samples {
 }
 
 impl Pods {
-    /// What one container uses. Blocks for a few file reads.
-    pub fn stats(&self, id: &ContainerId) -> Result<ContainerStats, LookupError> {
-        let handle = self.registry.pod_of(id)?;
-        Ok(stats(&handle.pod, &*self.container(id)?))
+    /// What one container uses.
+    pub async fn stats(&self, id: &ContainerId) -> Result<ContainerStats, LookupError> {
+        let gone = || LookupError::NotFound { kind: "container", id: id.to_string() };
+        self.list_stats(vec![id.clone()]).await.pop().ok_or_else(gone)
     }
 
     /// What several containers use; those that are gone meanwhile are left out.
     pub async fn list_stats(&self, ids: Vec<ContainerId>) -> Vec<ContainerStats> {
         let pods = self.clone();
-        let read = move || ids.iter().filter_map(|id| pods.stats(id).ok()).collect();
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        let one = move |id: &ContainerId| {
+            let handle = pods.registry.pod_of(id).ok()?;
+            Some(stats(&handle.pod, &*pods.container(id).ok()?))
+        };
+        by_shares(ids, move |ids| ids.iter().filter_map(&one).collect()).await
     }
 }
 
@@ -103,11 +114,34 @@ impl Pods {
     }
 }
 
+/// Fewer objects than this are not worth another thread.
+const SHARE: usize = 50;
+
+/// Reads what `all` use on as many threads as there are processors: reading is computing, the kernel's. In order.
+pub(crate) async fn by_shares<T: Send + 'static, R: Send + 'static>(
+    mut all: Vec<T>,
+    read: impl Fn(&[T]) -> Vec<R> + Clone + Send + 'static,
+) -> Vec<R> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = all.len().div_ceil(processors).max(SHARE);
+    let mut shares = Vec::new();
+    while !all.is_empty() {
+        let rest = all.split_off(share.min(all.len()));
+        let (share, read) = (std::mem::replace(&mut all, rest), read.clone());
+        shares.push(tokio::task::spawn_blocking(move || read(&share)));
+    }
+    let mut answers = Vec::new();
+    for share in shares {
+        answers.extend(share.await.unwrap_or_default());
+    }
+    answers
+}
+
 pub(crate) fn stats(pod: &Pod, container: &Container) -> ContainerStats {
     let id = container.id();
     let config = &container.metadata.config;
-    let files = Files::new(pod, container);
-    let at = now();
+    let (files, at) = (Files::new(pod, container), now());
+    let memory = files.memory_stat();
     let attributes = ContainerAttributes {
         id: id.to_string(),
         metadata: config.metadata.clone(),
@@ -120,132 +154,16 @@ pub(crate) fn stats(pod: &Pod, container: &Container) -> ContainerStats {
     ContainerStats {
         attributes: Some(attributes),
         cpu: files.cpu(id.as_str(), at),
-        memory: files.memory(at),
+        memory: files.memory(at, memory.as_deref()),
         writable_layer: Some(FilesystemUsage {
             timestamp: at,
             fs_id: Some(FilesystemIdentifier { mountpoint }),
             used_bytes: value(used),
             inodes_used: value(inodes),
         }),
-        swap: files.swap(at),
+        swap: files.swap(at, memory.as_deref()),
         io: files.io(at),
     }
-}
-
-/// The cgroup files of one container, or of a pod.
-pub(crate) struct Files<'a> {
-    pod: &'a Pod,
-    path: String,
-}
-
-impl<'a> Files<'a> {
-    pub(crate) fn new(pod: &'a Pod, container: &Container) -> Self {
-        Self { pod, path: pod.container_cgroup(container.id()) }
-    }
-
-    /// Those of the pod as a whole.
-    pub(crate) fn of_pod(pod: &'a Pod) -> Self {
-        Self { pod, path: pod.cgroup.clone() }
-    }
-
-    pub(crate) fn on_unified(&self, controller: &str) -> bool {
-        self.pod.node.cgroups.on_unified(controller)
-    }
-
-    pub(crate) fn text(&self, controller: &str, file: &str) -> Option<String> {
-        fs::read_to_string(self.file(controller, file)?).ok()
-    }
-
-    pub(crate) fn file(&self, controller: &str, file: &str) -> Option<PathBuf> {
-        Some(self.pod.node.cgroups.directory(controller, &self.path)?.join(file))
-    }
-
-    pub(crate) fn number(&self, controller: &str, file: &str) -> Option<u64> {
-        self.text(controller, file)?.trim().parse().ok()
-    }
-
-    pub(crate) fn cpu(&self, id: &str, at: i64) -> Option<CpuUsage> {
-        let usage = if self.pod.node.cgroups.on_unified("cpu") {
-            field(&self.text("", "cpu.stat")?, "usage_usec")?.saturating_mul(1000)
-        } else {
-            self.number("cpuacct", "cpuacct.usage")?
-        };
-        Some(CpuUsage {
-            timestamp: at,
-            usage_core_nano_seconds: value(usage),
-            usage_nano_cores: value(self.pod.node.samples.rate(id, at, usage)),
-            psi: self.psi("cpu"),
-        })
-    }
-
-    pub(crate) fn memory(&self, at: i64) -> Option<MemoryUsage> {
-        let unified = self.pod.node.cgroups.on_unified("memory");
-        let stat = self.text("memory", "memory.stat")?;
-        let get = |v2: &str, v1: &str| field(&stat, if unified { v2 } else { v1 }).unwrap_or(0);
-        let usage =
-            self.number("memory", if unified { "memory.current" } else { "memory.usage_in_bytes" })?;
-        let limit = self.number("memory", if unified { "memory.max" } else { "memory.limit_in_bytes" });
-        let working = usage.saturating_sub(get("inactive_file", "total_inactive_file"));
-        // v1 spells "no limit" as the largest multiple of a page.
-        let limit = limit.filter(|limit| *limit < 1 << 62);
-        Some(MemoryUsage {
-            timestamp: at,
-            working_set_bytes: value(working),
-            available_bytes: limit.and_then(|limit| value(limit.saturating_sub(working))),
-            usage_bytes: value(usage),
-            rss_bytes: value(get("anon", "total_rss")),
-            page_faults: value(get("pgfault", "total_pgfault")),
-            major_page_faults: value(get("pgmajfault", "total_pgmajfault")),
-            psi: self.psi("memory"),
-        })
-    }
-
-    pub(crate) fn io(&self, at: i64) -> Option<IoUsage> {
-        self.psi("io").map(|psi| IoUsage { timestamp: at, psi: Some(psi) })
-    }
-
-    fn swap(&self, at: i64) -> Option<SwapUsage> {
-        let (usage, limit) = if self.pod.node.cgroups.on_unified("memory") {
-            (self.number("memory", "memory.swap.current")?, self.number("memory", "memory.swap.max"))
-        } else {
-            (field(&self.text("memory", "memory.stat")?, "total_swap")?, None)
-        };
-        let available = limit.and_then(|limit| value(limit.saturating_sub(usage)));
-        Some(SwapUsage { timestamp: at, swap_available_bytes: available, swap_usage_bytes: value(usage) })
-    }
-
-    /// Pressure stall information, where the kernel keeps it (Documentation/accounting/psi.rst).
-    pub(crate) fn psi(&self, resource: &str) -> Option<PsiStats> {
-        let text = self.text("", &format!("{resource}.pressure"))?;
-        Some(PsiStats { some: psi_line(&text, "some"), full: psi_line(&text, "full") })
-    }
-}
-
-#[allow(clippy::unnecessary_wraps, reason = "the proto's optional numbers")]
-pub(crate) fn value(value: u64) -> Option<UInt64Value> {
-    Some(UInt64Value { value })
-}
-
-/// The number after `name` in a file of `name number` lines.
-pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    line.trim().parse().ok()
-}
-
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`
-fn psi_line(text: &str, kind: &str) -> Option<PsiData> {
-    let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
-    let mut data = PsiData::default();
-    for (key, text) in line.split(' ').filter_map(|pair| pair.split_once('=')) {
-        match key {
-            "avg10" => data.avg10 = text.parse().ok()?,
-            "avg60" => data.avg60 = text.parse().ok()?,
-            "avg300" => data.avg300 = text.parse().ok()?,
-            "total" => data.total = text.parse::<u64>().ok()?.saturating_mul(1000),
-            _ => {}
-        }
-    }
-    Some(data)
 }
 
 /// Adds up allocated bytes and files below `dir`. Deeper than the kernel's own limit on paths nothing is counted.
@@ -268,19 +186,12 @@ fn measure(dir: &Path, depth: u32, bytes: &mut u64, files: &mut u64) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn fields_are_whole_words() {
-        let text = "usage_usec 12\nuser_usec 7\nusage_usec_total 9\n";
-        assert_eq!(field(text, "usage_usec"), Some(12));
-        assert_eq!(field(text, "usage"), None);
-    }
-
-    #[test]
-    fn pressure_is_in_nanoseconds() {
-        let text = "some avg10=0.12 avg60=1.00 avg300=2.50 total=42\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
-        let some = psi_line(text, "some").unwrap();
-        assert_eq!((some.avg10, some.avg300, some.total), (0.12, 2.5, 42_000));
-        assert_eq!(psi_line(text, "full").unwrap().total, 7000);
+    #[tokio::test]
+    async fn shares_keep_their_order() {
+        for length in [0, 1, 49, 51, 1000] {
+            let all: Vec<usize> = (0..length).collect();
+            assert_eq!(by_shares(all.clone(), <[usize]>::to_vec).await, all);
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
+use crate::limits::PodLimits;
+
 /// Version of the meaning of the records. A store with a higher one is refused.
 pub const SCHEMA: u64 = 1;
 
@@ -64,6 +66,9 @@ pub(crate) struct SandboxStatusRecord {
     /// Set from the freeze of a migration until its end: the id, so that recovery can ask the peer.
     #[prost(string, tag = "2")]
     pub migration: String,
+    /// Absent: those of the configuration.
+    #[prost(message, optional, tag = "3")]
+    pub limits: Option<PodLimits>,
 }
 
 /// Immutable facts of a container.
@@ -122,7 +127,7 @@ pub(crate) struct StatusRecord {
 #[derive(Debug)]
 pub(crate) enum Change {
     Sandbox(PodId, Box<SandboxRecord>),
-    SandboxStatus(PodId, SandboxStatusRecord),
+    SandboxStatus(PodId, Box<SandboxStatusRecord>),
     Container(ContainerId, Box<ContainerRecord>),
     Status(ContainerId, StatusRecord),
     RemoveSandbox(PodId),

@@ -1,6 +1,7 @@
 //! Changing the limits of a container (KEP-1287, in-place resize).
 
 use api::cri::v1::LinuxContainerResources;
+use api::shim::v1 as shim;
 
 use crate::container::Container;
 use crate::error::ContainerError;
@@ -18,7 +19,13 @@ pub(crate) async fn run(
     let id = container.id();
     let lower = |r: &LinuxContainerResources| spec::cgroup::resources(r).map(|r| lower_resources(&r));
     let failed = |source: SpecError| ContainerError::Resources { id: id.clone(), source };
-    // All of them, not the new alone: memory and swap are one number in v1 and two in v2.
+    // All of them, not the new alone: memory and swap are one number in v1 and two in v2. But for the score, which may be
+    // one that the kernel refused us from the first.
+    let rescored = new.oom_score_adj != 0;
+    let score = |r: &LinuxContainerResources| i32::try_from(r.oom_score_adj).ok().filter(|_| rescored);
+    let lower = |r: &LinuxContainerResources| {
+        lower(r).map(|lowered| shim::Resources { oom_score_adj: score(r), ..lowered })
+    };
     let merged = lower(&merge(container.resources(), new)).map_err(failed)?;
     if container.state() == ContainerState::Exited {
         return Ok(());
@@ -36,8 +43,7 @@ pub(crate) async fn run(
     updated.map_err(|source| ContainerError::Shim { id: id.clone(), source })
 }
 
-/// The limits after an update: those that are 0 or empty in `new` stay. So does `oom_score_adj`, which is no limit of the
-/// cgroup but of each process, and is the kubelet's to set at creation.
+/// The limits after an update: those that are 0 or empty in `new` stay.
 pub(crate) fn merge(
     old: Option<&LinuxContainerResources>,
     new: &LinuxContainerResources,
@@ -49,6 +55,7 @@ pub(crate) fn merge(
         (&mut merged.cpu_shares, new.cpu_shares),
         (&mut merged.memory_limit_in_bytes, new.memory_limit_in_bytes),
         (&mut merged.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
+        (&mut merged.oom_score_adj, new.oom_score_adj),
     ];
     for (old, new) in numbers.into_iter().filter(|(_, new)| *new != 0) {
         *old = new;
@@ -83,12 +90,14 @@ mod tests {
         };
         let new = LinuxContainerResources {
             memory_limit_in_bytes: 32 << 20,
+            oom_score_adj: 500,
             unified: [("memory.low".into(), "2".into())].into(),
             ..Default::default()
         };
         let merged = merge(Some(&old), &new);
         assert_eq!((merged.cpu_shares, merged.memory_limit_in_bytes), (512, 32 << 20));
         assert_eq!((merged.cpuset_cpus.as_str(), merged.unified.len()), ("0", 2));
+        assert_eq!(merge(Some(&merged), &old).oom_score_adj, 500);
         assert_eq!(merge(None, &new), new);
     }
 }

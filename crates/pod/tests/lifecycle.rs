@@ -58,7 +58,7 @@ async fn a_pod_lives_and_leaves_nothing() {
     let output = pods.exec_sync(&one, command("ps | grep -c 'sleep [4]321'"), None).await.unwrap();
     assert_eq!(output.stdout, b"0\n", "a command that timed out is gone");
 
-    let stats = pods.stats(&one).unwrap();
+    let stats = pods.stats(&one).await.unwrap();
     assert!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value > 0);
     assert!(stats.memory.unwrap().working_set_bytes.unwrap().value > 0);
     assert_eq!(pods.namespaces(&pod).unwrap().namespaces.iter().filter(|n| !n.pin.is_empty()).count(), 4);

@@ -222,8 +222,11 @@ impl Pod {
         request: &proto::UpdateResourcesRequest,
     ) -> Result<Answer, RequestError> {
         let resources = request.resources.as_ref().ok_or(RequestError::Missing { field: "resources" })?;
-        if let Some(cgroup) = self.task(&request.id)?.cgroup() {
-            cgroup.update(resources)?;
+        let sandbox = self.sandbox()?;
+        if request.id.is_empty() {
+            sandbox.limit(resources)?;
+        } else if let Some(cgroup) = self.task(&request.id)?.cgroup() {
+            cgroup.update(sandbox, resources)?;
         }
         Ok(Answer::done())
     }

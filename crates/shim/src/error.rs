@@ -100,6 +100,7 @@ impl RequestError {
             Self::Start(_) | Self::Exec(_) if self.container_ended() => Kind::Precondition,
             _ => match self.failure() {
                 ("limit", errno, _) => kind_of_limit(errno),
+                (executor::cgroup::PRIVILEGED, ..) => Kind::Precondition,
                 (_, errno, _) => kind_of(errno),
             },
         }

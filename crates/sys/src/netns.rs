@@ -27,6 +27,23 @@ pub fn run<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> R
     })
 }
 
+/// As [`run`], in one namespace after the other, by one thread: making a thread costs more than most `work`. A namespace
+/// that cannot be entered gives its error and does not keep the others from their turn.
+///
+/// # Errors
+/// `EAGAIN` when no thread could be made, `ENOTRECOVERABLE` when `work` panicked.
+pub fn each<N: AsFd + Sync, T: Send>(
+    namespaces: &[N],
+    work: impl Fn() -> T + Send,
+) -> Result<Vec<Result<T>>> {
+    thread::scope(|scope| {
+        let one = move |netns: &N| setns(netns.as_fd(), Kind::Net).map(|()| work());
+        let all = move || namespaces.iter().map(one).collect();
+        let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, all);
+        thread.map_err(|e| crate::errno_of(&e))?.join().map_err(|_| Errno::NOTRECOVERABLE)
+    })
+}
+
 /// Sets the loopback interface of the caller's network namespace up.
 ///
 /// # References

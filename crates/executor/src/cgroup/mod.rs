@@ -7,6 +7,7 @@
 mod devices;
 mod freezer;
 mod limits;
+mod oom_score;
 mod tree;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ use sys::Errno;
 use sys::cgroup::is_cgroup2;
 
 pub use freezer::{freeze, is_frozen, kill, thaw};
+pub use oom_score::PRIVILEGED;
 
 use crate::descriptors::Descriptors;
 use crate::error::{CreateError, plan};
@@ -120,6 +122,13 @@ impl PodCgroup {
         Ok(cgroup)
     }
 
+    /// Sets limits of the pod as a whole; fields that are 0 or empty stay as they are.
+    pub(crate) fn update(&self, resources: &Resources) -> Result<(), CreateError> {
+        limits::check(resources)?;
+        make_room(&self.unified, &self.controllers, resources)?;
+        Ok(limit(&self.unified, &self.v1, &self.controllers, resources)?)
+    }
+
     /// Removes what [`PodCgroup::make`] made; what still has processes stays, and is reported.
     pub(crate) fn remove(&self, name: &str) -> Vec<Failure> {
         let dirs = self.v1.iter().map(|h| &h.dir).chain([&self.unified]);
@@ -143,7 +152,8 @@ impl Cgroup {
         limits::check(&resources)?;
         let program = devices::rules(plan)?;
         let cgroup = sandbox.pod_cgroup.make(&plan.cgroup, &resources)?;
-        let outcome = cgroup.limit(&resources).and_then(|()| {
+        let limited = limit(&cgroup.unified, &cgroup.v1, &cgroup.controllers, &resources);
+        let outcome = limited.and_then(|()| {
             let mut filters = sandbox.pod_cgroup.filters.borrow_mut();
             filters.attach(&program, &cgroup.unified).step("attach device filter", &plan.cgroup)
         });
@@ -157,10 +167,15 @@ impl Cgroup {
     }
 
     /// Sets new limits; fields that are 0 or empty stay as they are.
-    pub fn update(&self, resources: &Resources) -> Result<(), CreateError> {
+    pub fn update(&self, sandbox: &Sandbox, resources: &Resources) -> Result<(), CreateError> {
         limits::check(resources)?;
         self.limit_cpu()?;
-        Ok(self.limit(resources)?)
+        make_room(&self.unified, &self.controllers, resources)?;
+        limit(&self.unified, &self.v1, &self.controllers, resources)?;
+        if let Some(score) = resources.oom_score_adj {
+            oom_score::set(self.unified.as_fd(), sandbox.proc.as_fd(), score)?;
+        }
+        Ok(())
     }
 
     /// Lifts its limits of processor time, until [`Cgroup::limit_cpu`]: while a pod is captured or restored it stands
@@ -194,25 +209,6 @@ impl Cgroup {
         }
         let hierarchy = self.v1.iter().find(|h| h.has("cpu"))?;
         Some((&hierarchy.dir, limits::MOST_CPU_V1))
-    }
-
-    fn limit(&self, resources: &Resources) -> Result<(), Failure> {
-        for setting in limits::settings(resources) {
-            let on_unified = self.controllers.iter().any(|c| c == setting.controller);
-            let (dir, writes) = match self.v1.iter().find(|h| h.has(setting.controller)) {
-                _ if on_unified || setting.controller.is_empty() => (&self.unified, &setting.unified),
-                Some(hierarchy) => (&hierarchy.dir, &setting.v1),
-                None if setting.dispensable => continue,
-                None => return Err(Failure::new("limit", setting.controller, Errno::NODEV)),
-            };
-            // v1 keeps memory at most memory plus swap at every step: raising both begins with the second.
-            match write_all(dir, writes.iter()) {
-                Err((Errno::INVAL, _)) if writes.len() > 1 => write_all(dir, writes.iter().rev()),
-                written => written,
-            }
-            .map_err(|(errno, object)| Failure::new("limit", object, errno))?;
-        }
-        Ok(())
     }
 
     /// How many of its processes the kernel killed for lack of memory, 0 when nobody counts.
@@ -268,6 +264,51 @@ impl AsFd for Cgroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.unified.as_fd()
     }
+}
+
+/// Below what is in use v1 refuses a limit, after it has tried to free enough; cgroup2 takes it and kills. Here both refuse:
+/// for the moment that it takes, `memory.high` makes the kernel free what it can.
+fn make_room(unified: &OwnedFd, controllers: &[String], resources: &Resources) -> Result<(), Failure> {
+    let Ok(limit @ 1..) = u64::try_from(resources.memory_limit) else { return Ok(()) };
+    let number = |file: &str| tree::read(unified, file).map(|text| text.trim().parse().unwrap_or(u64::MAX));
+    if !controllers.iter().any(|c| c == "memory") || number("memory.max").is_ok_and(|old| limit >= old) {
+        return Ok(());
+    }
+    let high = tree::read(unified, "memory.high").step("read", "memory.high")?;
+    tree::write(unified, "memory.high", &limit.to_string()).step("limit", "memory.high")?;
+    let used = number("memory.current");
+    tree::write(unified, "memory.high", high.trim()).step("limit", "memory.high")?;
+    match used.step("read", "memory.current")? {
+        used if used > limit => {
+            Err(Failure::new("limit", format!("memory.max = {limit}, {used} are in use"), Errno::BUSY))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes limits to a cgroup's directories; `controllers` are those that cgroup2 governs there.
+fn limit(
+    unified: &OwnedFd,
+    v1: &[Hierarchy],
+    controllers: &[String],
+    resources: &Resources,
+) -> Result<(), Failure> {
+    for setting in limits::settings(resources) {
+        let on_unified = controllers.iter().any(|c| c == setting.controller);
+        let (dir, writes) = match v1.iter().find(|h| h.has(setting.controller)) {
+            _ if on_unified || setting.controller.is_empty() => (unified, &setting.unified),
+            Some(hierarchy) => (&hierarchy.dir, &setting.v1),
+            None if setting.dispensable => continue,
+            None => return Err(Failure::new("limit", setting.controller, Errno::NODEV)),
+        };
+        // v1 keeps memory at most memory plus swap at every step: raising both begins with the second.
+        match write_all(dir, writes.iter()) {
+            Err((Errno::INVAL, _)) if writes.len() > 1 => write_all(dir, writes.iter().rev()),
+            written => written,
+        }
+        .map_err(|(errno, object)| Failure::new("limit", object, errno))?;
+    }
+    Ok(())
 }
 
 fn write_all<'a>(

@@ -86,6 +86,18 @@ pub fn read(dir: impl AsFd, file: &str) -> Result<String> {
     read_from(&fd)
 }
 
+/// Reads a file of any length.
+pub fn read_all(dir: impl AsFd, file: &str) -> Result<String> {
+    let fd = openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    let (mut all, mut page) = (Vec::new(), [0; 4096]);
+    loop {
+        match rustix::io::read(&fd, &mut page)? {
+            0 => return Ok(String::from_utf8_lossy(&all).into_owned()),
+            n => all.extend_from_slice(&page[..n]),
+        }
+    }
+}
+
 /// Reads a small open file from its start.
 pub fn read_from(fd: impl AsFd) -> Result<String> {
     let mut bytes = [0; 4096];

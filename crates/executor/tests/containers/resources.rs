@@ -37,7 +37,7 @@ fn limits() {
     assert!(file(&bed, "cpu", "cpu.max", "cpu.cfs_quota_us").starts_with("50000"));
     assert_eq!(file(&bed, "pids", "pids.max", "pids.max"), "10");
     let more = api::shim::v1::Resources { memory_limit: 128 << 20, ..Default::default() };
-    created.cgroup.update(&more).unwrap();
+    created.cgroup.update(bed.sandbox(), &more).unwrap();
     assert_eq!(file(&bed, "memory", "memory.max", "memory.limit_in_bytes"), (128 << 20).to_string());
     assert_eq!(file(&bed, "pids", "pids.max", "pids.max"), "10");
     created.cgroup.kill().unwrap();

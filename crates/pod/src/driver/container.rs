@@ -327,6 +327,9 @@ impl Driver {
             drop(slot.container);
             self.publish();
             self.pod.node.collect_images();
+            for update in slot.updates {
+                not_found(id, update.reply);
+            }
             for remover in slot.removers {
                 let _ = remover.send(Ok(()));
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Done, Driver, Reply};
 use crate::error::StopError;
+use crate::limits::PodLimits;
 use crate::pod::Pod;
 use crate::request::{Activity, Admission, Kind, Refusal, admit};
 use crate::state::ContainerState;
@@ -28,8 +29,7 @@ impl Driver {
         if self.activity != Activity::Removing {
             self.activity = Activity::Stopping;
         }
-        let stopped = SandboxStatusRecord { stopped: true, migration: String::new() };
-        self.pod.node.store.post(vec![Change::SandboxStatus(self.pod.id.clone(), stopped)]);
+        self.record_status();
         self.publish();
         let pod = Arc::clone(&self.pod);
         let mut views = self.views.subscribe();
@@ -45,12 +45,23 @@ impl Driver {
         });
     }
 
+    /// Records what changes in a pod.
+    pub(super) fn record_status(&self) {
+        let stopped = matches!(self.activity, Activity::Stopping | Activity::Stopped | Activity::Removing);
+        let limits = Some(PodLimits::clone(&self.limits.now));
+        let status = Box::new(SandboxStatusRecord { stopped, migration: String::new(), limits });
+        self.pod.node.store.post(vec![Change::SandboxStatus(self.pod.id.clone(), status)]);
+    }
+
     pub(super) fn stopped(&mut self, alive: bool, left: Vec<String>) {
         if self.activity == Activity::Stopping {
             self.activity = Activity::Stopped;
         }
         // Whoever did not report an end by now has had one: the cgroup is empty, or the shim is dead.
         self.collapse();
+        for id in self.slots.iter().map(|slot| slot.id.as_str()).chain([self.pod.id.as_str()]) {
+            self.pod.node.samples.forget(id); // their cgroups are gone
+        }
         self.left = left;
         self.publish();
         for reply in std::mem::take(&mut self.stop_replies) {

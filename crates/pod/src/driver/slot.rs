@@ -1,8 +1,9 @@
 //! One container as its driver knows it: what is published, what is under way, and who waits for it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use api::cri::v1::ContainerConfig;
+use api::cri::v1::{ContainerConfig, LinuxContainerResources};
 use api::id::ContainerId;
 use tokio::time::Instant;
 
@@ -29,6 +30,13 @@ pub(super) struct Stopping {
     pub replies: Vec<Reply<(), ContainerError>>,
 }
 
+/// Limits that were asked for.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub resources: Box<LinuxContainerResources>,
+    pub reply: Reply<(), ContainerError>,
+}
+
 /// One container.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -41,6 +49,9 @@ pub(crate) struct Slot {
     pub(super) creators: Vec<Reply<ContainerId, CreateError>>,
     pub(super) starters: Vec<Reply<(), ContainerError>>,
     pub(super) removers: Vec<Reply<(), ContainerError>>,
+    /// New limits to be set, after those that are being set: each changes what the one before it left.
+    pub(super) updates: VecDeque<Update>,
+    pub(super) updating: bool,
     /// To be removed, also when nobody waits for it: its pod is.
     pub(super) doomed: bool,
 }
@@ -63,6 +74,8 @@ impl Slot {
             creators: Vec::new(),
             starters: Vec::new(),
             removers: Vec::new(),
+            updates: VecDeque::new(),
+            updating: false,
             doomed: false,
         }
     }

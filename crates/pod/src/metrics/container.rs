@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Sheet;
 use crate::container::Container;
 use crate::pod::Pod;
-use crate::stats::{Files, field};
+use crate::usage::{Files, Resource, field};
 
 pub(super) fn read(pod: &Pod, container: &Container, sheet: &mut Sheet) {
     let files = Files::new(pod, container);
@@ -69,10 +69,10 @@ fn memory(files: &Files<'_>, sheet: &mut Sheet) {
 
 /// Where the kernel keeps it: Documentation/accounting/psi.rst.
 fn pressure(files: &Files<'_>, sheet: &mut Sheet) {
-    for resource in ["cpu", "io", "memory"] {
+    for (resource, name) in [(Resource::Cpu, "cpu"), (Resource::Io, "io"), (Resource::Memory, "memory")] {
         let Some(psi) = files.psi(resource) else { continue };
         for (word, data) in [("waiting", psi.some), ("stalled", psi.full)] {
-            let name = format!("container_pressure_{resource}_{word}_seconds_total");
+            let name = format!("container_pressure_{name}_{word}_seconds_total");
             sheet.put(&name, &[], data.map(|data| data.total / 1_000_000_000));
         }
     }

@@ -8,13 +8,17 @@ mod network;
 mod processes;
 mod table;
 
+use std::sync::Arc;
+
 use api::cri::v1::{ContainerMetrics, Metric, MetricDescriptor, PodSandboxMetrics, UInt64Value};
 
+use crate::interfaces::{self, Counts};
 use crate::node::now;
 use crate::pod::Pod;
 use crate::pods::Pods;
 use crate::publisher::Handle;
 use crate::state::ContainerState;
+use crate::stats::by_shares;
 
 /// Names, help and labels of all metrics.
 #[must_use]
@@ -23,19 +27,22 @@ pub fn descriptors() -> Vec<MetricDescriptor> {
 }
 
 impl Pods {
-    /// The metrics of every pod that is up. Reads some twenty files a container, on a thread of its own.
+    /// The metrics of every pod that is up. Reads some twenty files a container, on threads of their own.
     pub async fn metrics(&self) -> Vec<PodSandboxMetrics> {
         let pods = self.registry.pods();
-        let read = move || pods.iter().filter_map(|handle| of(handle)).collect();
-        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        let read = |pods: &[Arc<Handle>]| {
+            let interfaces = interfaces::read(pods.iter().map(|handle| &*handle.pod));
+            pods.iter().zip(&interfaces).filter_map(|(handle, counts)| of(handle, counts)).collect()
+        };
+        by_shares(pods, read).await
     }
 }
 
-fn of(handle: &Handle) -> Option<PodSandboxMetrics> {
+fn of(handle: &Handle, interfaces: &Counts) -> Option<PodSandboxMetrics> {
     let (pod, view) = (&handle.pod, handle.view());
     pod.shim.as_ref()?;
     let mut sheet = Sheet::new(pod, &["", &pod.cgroup, "", ""]);
-    network::read(pod, &mut sheet);
+    network::put(interfaces, &mut sheet);
     let running = view.containers.iter().filter(|c| c.status.state == ContainerState::Running);
     let containers = running.map(|c| {
         let (name, image) = (c.name().0, &c.metadata.config.image);

@@ -2,9 +2,8 @@
 
 use super::Sheet;
 use crate::interfaces::{
-    self, RX_BYTES, RX_DROPPED, RX_ERRORS, RX_PACKETS, TX_BYTES, TX_DROPPED, TX_ERRORS, TX_PACKETS,
+    Counts, RX_BYTES, RX_DROPPED, RX_ERRORS, RX_PACKETS, TX_BYTES, TX_DROPPED, TX_ERRORS, TX_PACKETS,
 };
-use crate::pod::Pod;
 
 /// Counts of an interface, and what they are called here.
 const COLUMNS: [(usize, &str); 8] = [
@@ -18,10 +17,10 @@ const COLUMNS: [(usize, &str); 8] = [
     (TX_DROPPED, "container_network_transmit_packets_dropped_total"),
 ];
 
-pub(super) fn read(pod: &Pod, sheet: &mut Sheet) {
-    for (interface, counts) in interfaces::read(pod) {
+pub(super) fn put(interfaces: &Counts, sheet: &mut Sheet) {
+    for (interface, counts) in interfaces {
         for (column, name) in COLUMNS {
-            sheet.put(name, &[&interface], counts.get(column).copied());
+            sheet.put(name, &[interface], counts.get(column).copied());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Sheet;
 use crate::container::Container;
 use crate::pod::Pod;
-use crate::stats::Files;
+use crate::usage::Files;
 
 /// Processes that end meanwhile are left out.
 pub(super) fn read(pod: &Pod, container: &Container, sheet: &mut Sheet) {
