@@ -9,7 +9,7 @@ use pod::Pods;
 use crate::{
     check::{Field, container},
     error::Failure,
-    find,
+    find, span,
 };
 
 /// Makes a container; a repeated request returns the container that is there.
@@ -23,6 +23,7 @@ pub(crate) async fn create(
     container::create(&request)?;
     let pod = find::sandbox(pods, &request.pod_sandbox_id)?;
     let config = request.config.unwrap_or_default();
+    span::image(config.image.as_ref().map_or("", |image| image.image.as_str()));
     container::within(Field::of("config"), &config, &pods.sandbox(&pod)?.config)?;
     target(pods, &pod, &config)?;
     let id = pods.create_container(&pod, config).await?;

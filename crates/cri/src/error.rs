@@ -65,16 +65,6 @@ impl Failure {
         let failure = Self::from(error);
         if about_destination { failure.at(field) } else { failure }
     }
-
-    /// Whether this is Meridian's or the node's fault rather than the caller's.
-    pub(crate) fn is_internal(&self) -> bool {
-        matches!(self.code, Code::Internal | Code::DataLoss | Code::Unknown)
-    }
-
-    /// The text that the caller reads.
-    pub(crate) fn message(&self) -> &str {
-        &self.message
-    }
 }
 
 impl<E: Classify> From<E> for Failure {
@@ -126,6 +116,12 @@ fn image_code(class: image::Class) -> Code {
 /// The status of an error of crate `pod`, for services beside CRI.
 pub fn status(error: impl Classify) -> Status {
     Failure::from(error).into()
+}
+
+/// Whether a code says that Meridian or the node is at fault rather than the caller.
+#[must_use]
+pub fn is_internal(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::DataLoss | Code::Unknown)
 }
 
 /// The error and its causes. A cause whose words the text before it already has is left out.

@@ -1,4 +1,4 @@
-//! From the ids of a request to objects.
+//! From the ids of a request to objects, whose ids the RPC's span gets.
 
 use api::id::{ContainerId, PodId};
 use pod::{Class, Classify, ContainerError, ContainerState, LookupError, Pods};
@@ -6,18 +6,23 @@ use pod::{Class, Classify, ContainerError, ContainerState, LookupError, Pods};
 use crate::{
     check::{Field, id},
     error::Failure,
+    span,
 };
 
 /// The pod of a request.
 pub(crate) fn sandbox(pods: &Pods, given: &str) -> Result<PodId, Failure> {
     id::lookup(Field::of("pod_sandbox_id"), given)?;
-    Ok(pods.find_sandbox(given)?)
+    let id = pods.find_sandbox(given)?;
+    span::pod(&id);
+    Ok(id)
 }
 
 /// The container of a request.
 pub(crate) fn container(pods: &Pods, given: &str) -> Result<ContainerId, Failure> {
     id::lookup(Field::of("container_id"), given)?;
-    Ok(pods.find_container(given)?)
+    let id = pods.find_container(given)?;
+    span::container(pods, &id);
+    Ok(id)
 }
 
 /// The container of a request that needs it to run.
@@ -33,13 +38,13 @@ pub(crate) fn running_container(pods: &Pods, given: &str) -> Result<ContainerId,
 /// For requests that a missing pod satisfies.
 pub(crate) fn sandbox_if_there(pods: &Pods, given: &str) -> Result<Option<PodId>, Failure> {
     id::lookup(Field::of("pod_sandbox_id"), given)?;
-    Ok(if_there(pods.find_sandbox(given))?)
+    Ok(if_there(pods.find_sandbox(given))?.inspect(span::pod))
 }
 
 /// For requests that a missing container satisfies.
 pub(crate) fn container_if_there(pods: &Pods, given: &str) -> Result<Option<ContainerId>, Failure> {
     id::lookup(Field::of("container_id"), given)?;
-    Ok(if_there(pods.find_container(given))?)
+    Ok(if_there(pods.find_container(given))?.inspect(|id| span::container(pods, id)))
 }
 
 fn if_there<T>(found: Result<T, LookupError>) -> Result<Option<T>, LookupError> {

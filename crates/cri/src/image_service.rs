@@ -36,15 +36,15 @@ impl ImageService for ImageStore {
     }
 
     async fn image_status(&self, r: Request<ImageStatusRequest>) -> Reply<ImageStatusResponse> {
-        answer("ImageStatus", async { image_status::status(&self.images, r.get_ref()) }).await
+        answer(async { image_status::status(&self.images, r.get_ref()) }).await
     }
 
     async fn pull_image(&self, r: Request<PullImageRequest>) -> Reply<PullImageResponse> {
-        answer("PullImage", image_pull::pull(&self.images, r.into_inner())).await
+        answer(image_pull::pull(&self.images, r.into_inner())).await
     }
 
     async fn remove_image(&self, r: Request<RemoveImageRequest>) -> Reply<RemoveImageResponse> {
-        answer("RemoveImage", image_remove::remove(&self.images, r.into_inner())).await
+        answer(image_remove::remove(&self.images, r.into_inner())).await
     }
 
     async fn image_fs_info(&self, _: Request<ImageFsInfoRequest>) -> Reply<ImageFsInfoResponse> {

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     check::{Field, Invalid, required},
     error::Failure,
-    image_list,
+    image_list, span,
 };
 
 /// One image, or none where the node has none of that name.
@@ -20,11 +20,15 @@ pub(crate) fn status(images: &Images, request: &ImageStatusRequest) -> Result<Im
     Ok(ImageStatusResponse { image: Some(image_list::image(images, &image)), info })
 }
 
-/// The name or id in a request's `image`.
+/// The name or id in a request's `image`; the RPC's span gets it.
 pub(crate) fn image_name(spec: Option<&ImageSpec>) -> Result<&str, Invalid> {
     let field = Field::of("image");
     let name = required(field, spec)?.image.as_str();
-    if name.is_empty() { Err(field.at("image").missing("an image name or id")) } else { Ok(name) }
+    if name.is_empty() {
+        return Err(field.at("image").missing("an image name or id"));
+    }
+    span::image(name);
+    Ok(name)
 }
 
 /// The keys that crictl and the scripts around it read.

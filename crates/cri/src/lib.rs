@@ -62,6 +62,7 @@ mod sandbox_stop;
 mod sandbox_update;
 mod service;
 mod signal;
+mod span;
 mod status;
 mod stream;
 mod version;

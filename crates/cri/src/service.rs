@@ -1,4 +1,4 @@
-//! `runtime.v1.RuntimeService`: every RPC, each handed to its file, in a span of its own.
+//! `runtime.v1.RuntimeService`: every RPC, each handed to its file.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,6 @@ use image::Images;
 use pod::Pods;
 use streaming::Streaming;
 use tonic::{Request, Response, Status, async_trait};
-use tracing::Instrument;
 
 use crate::{
     attach, container_checkpoint, container_create, container_events, container_exec, container_list,
@@ -38,21 +37,9 @@ impl fmt::Debug for Runtime {
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// Answers an RPC and tells the log what the caller is told.
-pub(crate) async fn answer<T>(rpc: &'static str, work: impl Future<Output = Result<T, Failure>>) -> Reply<T> {
-    async {
-        let result = work.await;
-        if let Err(failure) = &result {
-            if failure.is_internal() {
-                tracing::error!(error = failure.message(), "request failed");
-            } else {
-                tracing::debug!(error = failure.message(), "request refused");
-            }
-        }
-        Ok(Response::new(result?))
-    }
-    .instrument(tracing::info_span!("rpc", rpc))
-    .await
+/// Answers an RPC. The daemon's layer around all services has the span and tells the log what the caller is told.
+pub(crate) async fn answer<T>(work: impl Future<Output = Result<T, Failure>>) -> Reply<T> {
+    Ok(Response::new(work.await?))
 }
 
 /// An RPC of a later version.
@@ -83,76 +70,75 @@ impl RuntimeService for Runtime {
     }
 
     async fn run_pod_sandbox(&self, r: Request<RunPodSandboxRequest>) -> Reply<RunPodSandboxResponse> {
-        answer("RunPodSandbox", sandbox_run::run(&self.pods, r.into_inner())).await
+        answer(sandbox_run::run(&self.pods, r.into_inner())).await
     }
 
     async fn stop_pod_sandbox(&self, r: Request<StopPodSandboxRequest>) -> Reply<StopPodSandboxResponse> {
-        answer("StopPodSandbox", sandbox_stop::stop(&self.pods, r.into_inner())).await
+        answer(sandbox_stop::stop(&self.pods, r.into_inner())).await
     }
 
     async fn remove_pod_sandbox(
         &self,
         r: Request<RemovePodSandboxRequest>,
     ) -> Reply<RemovePodSandboxResponse> {
-        answer("RemovePodSandbox", sandbox_remove::remove(&self.pods, r.into_inner())).await
+        answer(sandbox_remove::remove(&self.pods, r.into_inner())).await
     }
 
     async fn pod_sandbox_status(
         &self,
         r: Request<PodSandboxStatusRequest>,
     ) -> Reply<PodSandboxStatusResponse> {
-        answer("PodSandboxStatus", sandbox_status::status(&self.pods, &self.images, r.get_ref())).await
+        answer(sandbox_status::status(&self.pods, &self.images, r.get_ref())).await
     }
 
     async fn list_pod_sandbox(&self, r: Request<ListPodSandboxRequest>) -> Reply<ListPodSandboxResponse> {
-        answer("ListPodSandbox", async { sandbox_list::list(&self.pods, r.into_inner()) }).await
+        answer(async { sandbox_list::list(&self.pods, r.into_inner()) }).await
     }
 
     async fn create_container(&self, r: Request<CreateContainerRequest>) -> Reply<CreateContainerResponse> {
-        answer("CreateContainer", container_create::create(&self.pods, r.into_inner())).await
+        answer(container_create::create(&self.pods, r.into_inner())).await
     }
 
     async fn start_container(&self, r: Request<StartContainerRequest>) -> Reply<StartContainerResponse> {
-        answer("StartContainer", container_start::start(&self.pods, r.into_inner())).await
+        answer(container_start::start(&self.pods, r.into_inner())).await
     }
 
     async fn stop_container(&self, r: Request<StopContainerRequest>) -> Reply<StopContainerResponse> {
-        answer("StopContainer", container_stop::stop(&self.pods, r.into_inner())).await
+        answer(container_stop::stop(&self.pods, r.into_inner())).await
     }
 
     async fn remove_container(&self, r: Request<RemoveContainerRequest>) -> Reply<RemoveContainerResponse> {
-        answer("RemoveContainer", container_remove::remove(&self.pods, r.into_inner())).await
+        answer(container_remove::remove(&self.pods, r.into_inner())).await
     }
 
     async fn list_containers(&self, r: Request<ListContainersRequest>) -> Reply<ListContainersResponse> {
-        answer("ListContainers", async { container_list::list(&self.pods, &self.images, r.into_inner()) })
-            .await
+        answer(async { container_list::list(&self.pods, &self.images, r.into_inner()) }).await
     }
 
     async fn container_status(&self, r: Request<ContainerStatusRequest>) -> Reply<ContainerStatusResponse> {
-        answer("ContainerStatus", container_status::status(&self.pods, &self.images, r.get_ref())).await
+        answer(container_status::status(&self.pods, &self.images, r.get_ref())).await
     }
 
     async fn exec_sync(&self, r: Request<ExecSyncRequest>) -> Reply<ExecSyncResponse> {
-        answer("ExecSync", container_exec::exec_sync(&self.pods, r.into_inner())).await
+        answer(container_exec::exec_sync(&self.pods, r.into_inner())).await
     }
 
     async fn reopen_container_log(
         &self,
         r: Request<ReopenContainerLogRequest>,
     ) -> Reply<ReopenContainerLogResponse> {
-        answer("ReopenContainerLog", container_reopen_log::reopen_log(&self.pods, r.into_inner())).await
+        answer(container_reopen_log::reopen_log(&self.pods, r.into_inner())).await
     }
 
     async fn container_stats(&self, r: Request<ContainerStatsRequest>) -> Reply<ContainerStatsResponse> {
-        answer("ContainerStats", container_stats::stats(&self.pods, r.get_ref())).await
+        answer(container_stats::stats(&self.pods, r.get_ref())).await
     }
 
     async fn list_container_stats(
         &self,
         r: Request<ListContainerStatsRequest>,
     ) -> Reply<ListContainerStatsResponse> {
-        answer("ListContainerStats", container_stats::list(&self.pods, r.into_inner())).await
+        answer(container_stats::list(&self.pods, r.into_inner())).await
     }
 
     async fn checkpoint_container(
@@ -160,32 +146,31 @@ impl RuntimeService for Runtime {
         r: Request<CheckpointContainerRequest>,
     ) -> Reply<CheckpointContainerResponse> {
         let limit = deadline::of(r.metadata());
-        answer("CheckpointContainer", container_checkpoint::checkpoint(&self.pods, r.into_inner(), limit))
-            .await
+        answer(container_checkpoint::checkpoint(&self.pods, r.into_inner(), limit)).await
     }
 
     async fn checkpoint_pod(&self, r: Request<CheckpointPodRequest>) -> Reply<CheckpointPodResponse> {
         let limit = deadline::of(r.metadata());
-        answer("CheckpointPod", sandbox_checkpoint::checkpoint(&self.pods, r.into_inner(), limit)).await
+        answer(sandbox_checkpoint::checkpoint(&self.pods, r.into_inner(), limit)).await
     }
 
     async fn restore_pod(&self, r: Request<RestorePodRequest>) -> Reply<RestorePodResponse> {
         let limit = deadline::of(r.metadata());
-        answer("RestorePod", sandbox_restore::restore(&self.pods, r.into_inner(), limit)).await
+        answer(sandbox_restore::restore(&self.pods, r.into_inner(), limit)).await
     }
 
     async fn update_container_resources(
         &self,
         r: Request<UpdateContainerResourcesRequest>,
     ) -> Reply<UpdateContainerResourcesResponse> {
-        answer("UpdateContainerResources", container_update::update(&self.pods, r.into_inner())).await
+        answer(container_update::update(&self.pods, r.into_inner())).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
         r: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Reply<UpdatePodSandboxResourcesResponse> {
-        answer("UpdatePodSandboxResources", sandbox_update::update(&self.pods, r.into_inner())).await
+        answer(sandbox_update::update(&self.pods, r.into_inner())).await
     }
 
     async fn update_runtime_config(
@@ -196,27 +181,26 @@ impl RuntimeService for Runtime {
     }
 
     async fn exec(&self, r: Request<ExecRequest>) -> Reply<ExecResponse> {
-        answer("Exec", async { exec::exec(&self.pods, &self.streaming, r.into_inner()) }).await
+        answer(async { exec::exec(&self.pods, &self.streaming, r.into_inner()) }).await
     }
 
     async fn attach(&self, r: Request<AttachRequest>) -> Reply<AttachResponse> {
-        answer("Attach", async { attach::attach(&self.pods, &self.streaming, r.get_ref()) }).await
+        answer(async { attach::attach(&self.pods, &self.streaming, r.get_ref()) }).await
     }
 
     async fn port_forward(&self, r: Request<PortForwardRequest>) -> Reply<PortForwardResponse> {
-        answer("PortForward", async { port_forward::port_forward(&self.pods, &self.streaming, r.get_ref()) })
-            .await
+        answer(async { port_forward::port_forward(&self.pods, &self.streaming, r.get_ref()) }).await
     }
 
     async fn pod_sandbox_stats(&self, r: Request<PodSandboxStatsRequest>) -> Reply<PodSandboxStatsResponse> {
-        answer("PodSandboxStats", sandbox_stats::stats(&self.pods, r.into_inner())).await
+        answer(sandbox_stats::stats(&self.pods, r.into_inner())).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         r: Request<ListPodSandboxStatsRequest>,
     ) -> Reply<ListPodSandboxStatsResponse> {
-        answer("ListPodSandboxStats", sandbox_stats::list(&self.pods, r.into_inner())).await
+        answer(sandbox_stats::list(&self.pods, r.into_inner())).await
     }
 
     async fn list_metric_descriptors(
@@ -230,7 +214,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Reply<ListPodSandboxMetricsResponse> {
-        answer("ListPodSandboxMetrics", async { Ok(metrics::list(&self.pods).await) }).await
+        answer(async { Ok(metrics::list(&self.pods).await) }).await
     }
 
     async fn stream_pod_sandboxes(
@@ -240,7 +224,7 @@ impl RuntimeService for Runtime {
         let request = ListPodSandboxRequest { filter: r.into_inner().filter };
         let list = async { sandbox_list::list(&self.pods, request) };
         let wrap = |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes };
-        answer("StreamPodSandboxes", async { Ok(stream::batches(list.await?.items, wrap)) }).await
+        answer(async { Ok(stream::batches(list.await?.items, wrap)) }).await
     }
 
     async fn stream_containers(
@@ -250,7 +234,7 @@ impl RuntimeService for Runtime {
         let request = ListContainersRequest { filter: r.into_inner().filter };
         let list = async { container_list::list(&self.pods, &self.images, request) };
         let wrap = |containers| StreamContainersResponse { containers };
-        answer("StreamContainers", async { Ok(stream::batches(list.await?.containers, wrap)) }).await
+        answer(async { Ok(stream::batches(list.await?.containers, wrap)) }).await
     }
 
     async fn stream_container_stats(
@@ -260,7 +244,7 @@ impl RuntimeService for Runtime {
         let list =
             container_stats::list(&self.pods, ListContainerStatsRequest { filter: r.into_inner().filter });
         let wrap = |container_stats| StreamContainerStatsResponse { container_stats };
-        answer("StreamContainerStats", async { Ok(stream::batches(list.await?.stats, wrap)) }).await
+        answer(async { Ok(stream::batches(list.await?.stats, wrap)) }).await
     }
 
     async fn stream_pod_sandbox_stats(
@@ -270,7 +254,7 @@ impl RuntimeService for Runtime {
         let list =
             sandbox_stats::list(&self.pods, ListPodSandboxStatsRequest { filter: r.into_inner().filter });
         let wrap = |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats };
-        answer("StreamPodSandboxStats", async { Ok(stream::batches(list.await?.stats, wrap)) }).await
+        answer(async { Ok(stream::batches(list.await?.stats, wrap)) }).await
     }
 
     async fn stream_pod_sandbox_metrics(
@@ -279,7 +263,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
         let list = metrics::list(&self.pods);
         let wrap = |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
-        answer("StreamPodSandboxMetrics", async { Ok(stream::batches(list.await.pod_metrics, wrap)) }).await
+        answer(async { Ok(stream::batches(list.await.pod_metrics, wrap)) }).await
     }
 
     async fn get_container_events(
@@ -287,6 +271,6 @@ impl RuntimeService for Runtime {
         _: Request<GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
         let events = container_events::events(&self.pods, &self.images);
-        answer("GetContainerEvents", async { Ok(events) }).await
+        answer(async { Ok(events) }).await
     }
 }

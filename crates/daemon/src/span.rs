@@ -1,15 +1,16 @@
-//! One span per RPC, with what it is about: handlers record `pod` and `container` in it. And the count of calls under
+//! One span per RPC, with what it is about: handlers record `pod`, `container` and `image` in it, this layer the outcome. And the count of calls under
 //! way, which the end of the daemon waits for.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use tokio::sync::watch;
-use tonic::Code;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
-use tracing::{Instrument, Span, field};
+use tracing::field::{self, Empty};
+use tracing::{Instrument, Span};
 
 use crate::metrics::Rpcs;
 
@@ -80,8 +81,8 @@ where
             let started = Instant::now();
             let answer = answer.await;
             if let Ok(answer) = &answer {
-                let code = finish(answer, started);
-                rpcs.answered(rpc, code, started.elapsed());
+                let elapsed = started.elapsed();
+                rpcs.answered(rpc, finish(answer, elapsed), elapsed);
             }
             answer
         };
@@ -95,22 +96,32 @@ fn name(path: &str) -> String {
 }
 
 fn span(rpc: &str) -> Span {
-    tracing::info_span!("rpc", rpc, pod = field::Empty, container = field::Empty, migration = field::Empty)
+    tracing::info_span!(
+        "rpc",
+        rpc,
+        pod = Empty,
+        container = Empty,
+        image = Empty,
+        code = Empty,
+        elapsed_us = Empty
+    )
 }
 
 /// An error that a handler returns at once has its code in the header; a stream's comes later and is its own to log.
-fn finish<R>(answer: &Response<R>, started: Instant) -> Code {
-    let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    match tonic::Status::from_header_map(answer.headers()) {
-        None => {
-            tracing::debug!(elapsed_us, "answered");
-            Code::Ok
+fn finish<R>(answer: &Response<R>, elapsed: Duration) -> Code {
+    let status = Status::from_header_map(answer.headers());
+    let code = status.as_ref().map_or(Code::Ok, Status::code);
+    let span = Span::current();
+    span.record("code", field::debug(code));
+    span.record("elapsed_us", u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
+    match status {
+        None => tracing::debug!("answered"),
+        Some(status) if cri::error::is_internal(code) => {
+            tracing::error!(error = status.message(), "failed");
         }
-        Some(status) => {
-            tracing::info!(elapsed_us, code = ?status.code(), message = status.message(), "refused");
-            status.code()
-        }
+        Some(status) => tracing::info!(error = status.message(), "refused"),
     }
+    code
 }
 
 #[cfg(test)]

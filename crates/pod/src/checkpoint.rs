@@ -245,7 +245,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let _ = self.0.requests.send(Request::EndCapture);
+        let _ = self.0.ask(Request::EndCapture);
     }
 }
 

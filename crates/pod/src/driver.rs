@@ -27,13 +27,14 @@ use api::id::ContainerId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::container::Container;
 use crate::create::RestoreSource;
 use crate::error::{ContainerError, CreateError, StopError};
 use crate::limits::{LimitError, PodLimits};
 use crate::pod::Pod;
-use crate::publisher::{Handle, View};
+use crate::publisher::{Asked, Handle, View};
 use crate::registry::Registry;
 use crate::request::{Activity, Refusal};
 use crate::restore;
@@ -209,7 +210,7 @@ fn view(pod: &Pod, activity: Activity, limits: &Limits, slots: &[Slot]) -> View 
 impl Driver {
     async fn run(
         mut self,
-        mut requests: mpsc::UnboundedReceiver<Request>,
+        mut requests: mpsc::UnboundedReceiver<Asked>,
         mut events: mpsc::UnboundedReceiver<ShimEvent>,
     ) {
         loop {
@@ -224,7 +225,7 @@ impl Driver {
                     Err(error) => tracing::error!(pod = %self.pod.id, %error, "an operation panicked"),
                 },
                 request = requests.recv() => match request {
-                    Some(request) => self.on_request(request),
+                    Some(Asked { request, span }) => span.in_scope(|| self.on_request(request)),
                     None => return,
                 },
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -281,6 +282,11 @@ impl Driver {
             Done::Gone { .. } => {}
         }
         self.go_on_sandbox();
+    }
+
+    /// Runs `work` beside the loop, in the span of the request that is being handled.
+    fn operate(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        self.operations.spawn(work.in_current_span());
     }
 
     fn slot(&mut self, id: &ContainerId) -> Option<&mut Slot> {

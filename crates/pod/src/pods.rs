@@ -239,8 +239,7 @@ pub(crate) async fn ask<T>(
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> Option<T> {
     let (reply, answer) = oneshot::channel();
-    handle.requests.send(request(reply)).ok()?;
-    answer.await.ok()
+    if handle.ask(request(reply)) { answer.await.ok() } else { None }
 }
 
 /// An event channel that never brings anything: for a pod without a shim.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::id::{ContainerId, PodId};
 use tokio::sync::{mpsc, watch};
+use tracing::Span;
 
 use crate::container::Container;
 use crate::driver::Request;
@@ -24,17 +25,29 @@ impl View {
     }
 }
 
+/// A request, and the span of the RPC it comes from, which what it leads to belongs to.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub request: Request,
+    pub span: Span,
+}
+
 /// The way to a pod for everybody but its driver: requests in, views out.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub pod: Arc<Pod>,
-    pub requests: mpsc::UnboundedSender<Request>,
+    pub requests: mpsc::UnboundedSender<Asked>,
     pub views: watch::Receiver<Arc<View>>,
 }
 
 impl Handle {
     pub(crate) fn id(&self) -> &PodId {
         &self.pod.id
+    }
+
+    /// Sends a request to the driver; false when the pod is gone.
+    pub(crate) fn ask(&self, request: Request) -> bool {
+        self.requests.send(Asked { request, span: Span::current() }).is_ok()
     }
 
     pub(crate) fn view(&self) -> Arc<View> {

@@ -23,7 +23,7 @@ use api::shim::v1 as shim;
 use namespaces::NamespaceKind;
 use network::Lease;
 use tokio::sync::{Mutex, mpsc};
-use tracing::{Instrument, debug_span};
+use tracing::{Instrument, Span, debug_span};
 
 use crate::cgroup::Directory;
 use crate::cni;
@@ -90,6 +90,7 @@ pub(crate) async fn run(
 ) -> Result<Ready, RunError> {
     headroom::check()?;
     let reserved = debug_span!("reserve").in_scope(|| Reserved::new(node, config, handler, restored))?;
+    Span::current().record("pod", reserved.id.short());
     let isolated = reserved.isolate().instrument(debug_span!("isolate")).await?;
     let networked = isolated.attach().instrument(debug_span!("network")).await?;
     networked.ready().instrument(debug_span!("ready")).await

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
+use tracing::Instrument;
 
 use super::namespaces::find;
 use crate::chain;
@@ -47,8 +48,8 @@ pub fn migrate(
     let (answers, stream) = mpsc::channel(QUEUED);
     let migrations = migrations.clone();
     // The move does not depend on its caller's patience.
-    let work =
-        tokio::spawn(async move { migrations.migrate(&pod, destination, policy, timeout, events).await });
+    let work = async move { migrations.migrate(&pod, destination, policy, timeout, events).await };
+    let work = tokio::spawn(work.in_current_span());
     tokio::spawn(async move {
         while let Some(event) = told.recv().await {
             let _nobody_listens = answers.send(Ok(wire(event))).await;

@@ -55,12 +55,13 @@ impl Driver {
         creators: Vec<Reply<ContainerId, CreateError>>,
     ) {
         let id = ContainerId::random();
+        tracing::Span::current().record("container", id.short());
         let mut slot = Slot::new(id.clone(), Arc::clone(&config));
         slot.operation = Operation::Creating;
         slot.creators = creators;
         self.slots.push(slot);
         let pod = Arc::clone(&self.pod);
-        self.operations.spawn(async move {
+        self.operate(async move {
             let result = Box::new(create::run(pod, id.clone(), config, restore).await);
             Done::Created { id, result }
         });
@@ -121,7 +122,7 @@ impl Driver {
         slot.starters.push(reply);
         let restored = slot.container.clone().filter(|c| c.metadata.restored);
         let id = id.clone();
-        self.operations.spawn(async move {
+        self.operate(async move {
             match (pod.client(), restored) {
                 (Some(client), Some(container)) => {
                     Done::Restored { id, result: restore::start(&pod, client, &container).await }
@@ -214,7 +215,7 @@ impl Driver {
     fn signal(&mut self, id: &ContainerId, signal: u32, grace: Duration) {
         let pid = self.slot(id).and_then(|slot| slot.container.as_ref()).map_or(0, |c| c.status.pid);
         let (pod, id, mut views) = (Arc::clone(&self.pod), id.clone(), self.views.subscribe());
-        self.operations.spawn(async move {
+        self.operate(async move {
             let lives = |c: &Arc<Container>| c.metadata.id == id && c.state() != ContainerState::Exited;
             let ended = async {
                 let _ = views.wait_for(|view| !view.containers.iter().any(lives)).await;
@@ -297,7 +298,7 @@ impl Driver {
         slot.operation = Operation::Removing;
         let awaited = !slot.removers.is_empty();
         let id = id.clone();
-        self.operations.spawn(async move {
+        self.operate(async move {
             let result = remove(&pod, &id, awaited).await;
             Done::Removed { id, result }
         });

@@ -33,7 +33,7 @@ impl Driver {
         self.publish();
         let pod = Arc::clone(&self.pod);
         let mut views = self.views.subscribe();
-        self.operations.spawn(async move {
+        self.operate(async move {
             stop::kill(&pod);
             // The exits arrive as events, which the driver publishes; a shim that hangs reports none.
             let exits =
@@ -117,7 +117,7 @@ impl Driver {
         // Also waits for a stop that is under way: `stopped` comes back here.
         if ids.is_empty() && self.operations.is_empty() {
             let pod = Arc::clone(&self.pod);
-            self.operations.spawn(async move { Done::Gone { result: remove(&pod).await } });
+            self.operate(async move { Done::Gone { result: remove(&pod).await } });
         }
     }
 

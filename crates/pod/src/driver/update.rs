@@ -47,7 +47,7 @@ impl Driver {
         let Some((limits, reply)) = self.limits.queue.pop_front() else { return };
         self.limits.busy = true;
         let (pod, old) = (Arc::clone(&self.pod), Arc::clone(&self.limits.now));
-        self.operations.spawn(async move {
+        self.operate(async move {
             let result = limits::change(&pod, &old, &limits).await;
             Done::UpdatedSandbox { limits, reply, result }
         });
@@ -85,7 +85,7 @@ impl Driver {
         let Some(Update { resources, reply }) = slot.updates.pop_front() else { return };
         slot.updating = true;
         let id = id.clone();
-        self.operations.spawn(async move {
+        self.operate(async move {
             let result = update::run(&pod, &container, &resources).await;
             Done::Updated { id, update: Update { resources, reply }, result }
         });

@@ -222,7 +222,7 @@ impl DestinationPod for ReceivedPod {
         let each = restores.into_iter().map(|(id, restore)| async {
             let pid = restore.wait().await.map_err(called)?;
             let restored = Request::Restored { id, pid };
-            let _ended_with_its_pod = self.handle.requests.send(restored);
+            let _ended_with_its_pod = self.handle.ask(restored);
             Ok(())
         });
         try_join_all(each).await.map(drop)
@@ -254,10 +254,9 @@ async fn release(handle: &Handle, client: &Client, ids: &[ContainerId], at: i64)
     let names = ids.iter().map(ToString::to_string).collect();
     let released = client.release(names, at).await.map_err(called)?;
     for id in ids {
-        let _ended_with_its_pod =
-            handle.requests.send(Request::Released { id: id.clone(), started_at: now() });
+        let _ended_with_its_pod = handle.ask(Request::Released { id: id.clone(), started_at: now() });
     }
-    let _ended_with_its_pod = handle.requests.send(Request::EndCapture);
+    let _ended_with_its_pod = handle.ask(Request::EndCapture);
     Ok(released)
 }
 

@@ -82,7 +82,7 @@ impl Pods {
     pub async fn thaw_held(&self, id: &PodId) -> Result<(), LookupError> {
         let handle = self.registry.pod(id)?;
         source::thaw(&handle.pod).await;
-        let _ended_with_its_pod = handle.requests.send(crate::driver::Request::EndCapture);
+        let _ended_with_its_pod = handle.ask(crate::driver::Request::EndCapture);
         Ok(())
     }
 

@@ -153,7 +153,7 @@ impl MovingPod {
 
 impl Drop for MovingPod {
     fn drop(&mut self) {
-        let _ended_with_its_pod = self.handle.requests.send(Request::EndCapture);
+        let _ended_with_its_pod = self.handle.ask(Request::EndCapture);
     }
 }
 
