@@ -95,21 +95,31 @@ func counting(t *testing.T) *pod {
 }
 
 // The destination dies before it confirmed: the source runs on and the destination keeps nothing.
-func TestDestinationDiesBeforeConfirm(t *testing.T) {
-	with(t, "b", "die-at=before-confirm", func() {
-		p := counting(t)
-		p.refused([]string{nodes.B.Peer})
-		p.goesOn()
-		nodes.B.Kill()
-		if err := nodes.B.Start(lab.Context(t)); err != nil {
-			t.Fatal(err)
+func TestDestinationDies(t *testing.T) {
+	for _, point := range []string{"prepared", "before-confirm"} {
+		t.Run(point, func(t *testing.T) {
+			with(t, "b", "die-at="+point, func() {
+				p := counting(t)
+				p.refused([]string{nodes.B.Peer})
+				p.goesOn()
+				nodes.B.Kill()
+				if err := nodes.B.Start(lab.Context(t)); err != nil {
+					t.Fatal(err)
+				}
+				p.leavesNothing(nodes.B)
+			})
+		})
+	}
+}
+
+// leavesNothing wants a node to have no copy of the pod any more, soon.
+func (p *pod) leavesNothing(n *pair.Node) {
+	p.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); len(p.running(n)) > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s keeps a second copy: %v", n.Namespace, p.running(n))
 		}
-		for deadline := time.Now().Add(10 * time.Second); len(p.running(nodes.B)) > 0; time.Sleep(20 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("the restarted destination runs a second copy: %v", p.running(nodes.B))
-			}
-		}
-	})
+	}
 }
 
 // The source's daemon is killed while the pod is frozen: the shim thaws it by itself.
@@ -162,29 +172,17 @@ func (p *pod) running(n *pair.Node) []string {
 	return found
 }
 
-// No time: an error that says so, and a running pod.
+// No time: an error that says so, and a running pod. The destination stops what it has begun, and the pod can come later.
 func TestDeadlineTooShort(t *testing.T) {
 	p := counting(t)
 	p.refused([]string{"deadline"}, "--timeout", "20ms")
+	p.leavesNothing(nodes.B)
 	p.goesOn()
-	p.movesAtLast() // and it still can
-	p.noFaults("count")
-}
-
-// movesAtLast moves the pod as soon as the destination has finished, and removed, what a move that was given up made it
-// do.
-func (p *pod) movesAtLast() {
-	p.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		_, err := nodes.Move(lab.Context(p.t), p.at, p.id())
-		if err == nil {
-			p.at = nodes.Other(p.at)
-			return
-		}
-		if !strings.Contains(err.Error(), "is here already") || time.Now().After(deadline) {
-			p.t.Fatalf("move after one that was given up: %v", err)
-		}
+	if _, err := nodes.Move(lab.Context(t), p.at, p.id()); err != nil {
+		t.Fatalf("move after one that was given up: %v", err)
 	}
+	p.at = nodes.B
+	p.noFaults("count")
 }
 
 // Nobody listens there: an error that names the address, before anything is frozen.

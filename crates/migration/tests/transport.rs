@@ -11,7 +11,7 @@ mod transport {
 use std::fs;
 use std::time::Duration;
 
-use migration::transport::{EpochState, MoveError, Outcome, Role, resolve};
+use migration::transport::{DestinationPod, EpochState, MoveError, Outcome, Role, resolve};
 use transport::node::{Node, Pair, request};
 use transport::pod::{MEMORY, Step};
 
@@ -44,7 +44,7 @@ async fn a_pod_arrives_whole_and_leaves() {
         assert_eq!(fs::read(dir.join("pages-1.img")).unwrap().len() as u64, MEMORY);
         assert!(!dir.join("dump.log").exists());
     }
-    assert_eq!((report.source_pod.as_str(), report.destination_pod.as_str()), ("at-source", "at-target"));
+    assert_eq!((report.source_pod.as_str(), report.destination_pod), ("at-source", pair.target().id()));
     assert!(report.bytes > 2 * MEMORY && report.late >= 0 && report.monotonic_jump >= report.late);
     let names =
         |role| report.phases.iter().filter(|p| p.role == role).map(|p| p.name.clone()).collect::<Vec<_>>();
@@ -102,12 +102,34 @@ async fn nobody_there_is_told_by_address() {
     assert!(pair.source.diary().is_empty());
 }
 
+/// What the destination prepares for a source that gives up, or is gone, it stops at once and forgets.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_prepared_for_nobody() {
+    for patience in [300, 20_000] {
+        let pair = Pair::hanging(Step::Receive).await;
+        let mut short = request(&pair);
+        short.timeout = Duration::from_millis(patience);
+        let gave_up = tokio::time::timeout(Duration::from_millis(600), pair.move_pod(&short)).await;
+        assert_eq!(gave_up.is_ok(), patience == 300, "the other source is dropped with its connection");
+        for _ in 0..100 {
+            if pair.target().diary().last().is_some_and(|line| line == "unwanted") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(pair.target().diary().last().unwrap(), "unwanted", "{patience} ms");
+        while !pair.target_node.journal.unfinished().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// The destination commits and the answer is lost: the source asks, and removes its pod.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_confirmation_is_asked_for() {
     let pair = Pair::failing(Step::Release).await;
     let report = pair.move_pod(&request(&pair)).await.unwrap();
-    assert_eq!(report.destination_pod, "at-target");
+    assert_eq!(report.destination_pod, pair.target().id());
     assert_eq!(pair.source.diary().last().unwrap(), "retire");
 }
 

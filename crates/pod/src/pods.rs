@@ -67,7 +67,8 @@ impl Pods {
                 // The channel closes when the other attempt is decided; its failure makes us the maker.
                 Claimed::Wait(mut decided) => while decided.changed().await.is_ok() {},
                 Claimed::Ours(token) => {
-                    let ready = start::run(Arc::clone(&self.node), config, handler, false).await?;
+                    let (node, id) = (Arc::clone(&self.node), PodId::random());
+                    let ready = start::run(node, id, config, handler, false).await?;
                     let handle = self.list(ready);
                     drop(token);
                     return Ok(handle.id().clone());

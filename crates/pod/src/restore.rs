@@ -30,6 +30,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 use sys::Errno;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::create::{PrepareRootfs, RestoreSource};
 use crate::driver::Request;
@@ -145,7 +146,7 @@ impl Pods {
         }
         let (pods, dir, deadline) = (self.clone(), dir.to_owned(), Instant::now() + limit);
         let work = async move { pods.restore(dir, config, containers, deadline, limit).await };
-        tokio::spawn(work).await.unwrap_or(Err(RestoreError::Interrupted))
+        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(RestoreError::Interrupted))
     }
 
     async fn restore(
@@ -194,7 +195,8 @@ impl Pods {
                 Claimed::Made(handle) => return Err(taken(handle.id().clone()).into()),
                 Claimed::Wait(mut decided) => while decided.changed().await.is_ok() {},
                 Claimed::Ours(token) => {
-                    let ready = crate::start::run(Arc::clone(&self.node), config, handler, true).await?;
+                    let (node, id) = (Arc::clone(&self.node), PodId::random());
+                    let ready = crate::start::run(node, id, config, handler, true).await?;
                     let handle = self.list(ready);
                     drop(token);
                     return Ok(handle);

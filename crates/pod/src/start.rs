@@ -81,15 +81,16 @@ pub(crate) struct Ready {
     pub events: mpsc::UnboundedReceiver<ShimEvent>,
 }
 
-/// Sets a pod up; on error nothing of it is left.
+/// Sets a pod up under a new `id`; on error nothing of it is left.
 pub(crate) async fn run(
     node: Arc<Node>,
+    id: PodId,
     config: PodSandboxConfig,
     handler: String,
     restored: bool,
 ) -> Result<Ready, RunError> {
     headroom::check()?;
-    let reserved = debug_span!("reserve").in_scope(|| Reserved::new(node, config, handler, restored))?;
+    let reserved = debug_span!("reserve").in_scope(|| Reserved::new(node, id, config, handler, restored))?;
     Span::current().record("pod", reserved.id.short());
     let isolated = reserved.isolate().instrument(debug_span!("isolate")).await?;
     let networked = isolated.attach().instrument(debug_span!("network")).await?;
@@ -99,11 +100,11 @@ pub(crate) async fn run(
 impl Reserved {
     fn new(
         node: Arc<Node>,
+        id: PodId,
         config: PodSandboxConfig,
         handler: String,
         restored: bool,
     ) -> Result<Self, RunError> {
-        let id = PodId::random();
         let cgroup = pod_path(&config, &node.config.cgroup_root, &id)?;
         let bridged = !is_node(namespaces(&config).network) && node.config.cni.is_none();
         let lease = if bridged { Some(node.network.allocate()?) } else { None };

@@ -9,19 +9,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::id::MigrationId;
+use api::id::{MigrationId, PodId};
 use api::peer::v1::{
-    Accepted, Confirmed, Cut, Hello, PageReply, PagesEnd, Prepared, Resolve, Resolved, Restored, file::Kind,
-    frame::Body,
+    Accepted, Confirmed, Cut, Hello, Offer, PageReply, PagesEnd, Prepared, Resolve, Resolved, Restored,
+    file::Kind, frame::Body,
 };
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::{Connection, Outgoing};
+use super::connection::{Connection, Incoming, Outgoing};
 use super::error::MoveError;
 use super::estimate::{Estimate, weight};
 use super::files::{Arrived, Incoming as IncomingFile, Total};
@@ -108,30 +108,36 @@ async fn take_in<D: Destination>(
     let allowed = Duration::from_millis(hello.timeout_ms).min(LONGEST);
     let deadline = Instant::now() + allowed;
     let too_late = || MoveError::Deadline { seconds: allowed.as_secs_f64() };
-
     let phases = Phases::new(Role::Destination, None, 0);
     let mut ticket = [0; 32];
     getrandom::fill(&mut ticket).expect("getrandom(2) does not fail once the system has booted");
     let ticket = Bytes::copy_from_slice(&ticket);
     out.send(Body::Accepted(Accepted { ticket: ticket.clone() }), "negotiate").await?;
     let containers = offer.containers.len();
-    // Not cut short at the deadline: it would leave half a pod behind. The source gives up by itself.
-    let pod = phases.run(Phase::Prepare, host.destination.receive(offer)).await;
-    let pod = pod.map_err(MoveError::pod("prepare"))?;
+    let id = PodId::random();
     let epoch = Epoch {
         version: 1,
         migration: migration.to_string(),
-        pod: pod.id(),
+        pod: id.to_string(),
         peer: String::new(),
         ticket: hex::encode(&ticket),
         state: EpochState::DestinationReceiving,
     };
-    let mut side = Side { host, pod: &pod, connection, phases, containers, policy, deadline };
-    let held = async {
-        host.journal.put(&epoch)?;
-        timeout_at(deadline, side.until_held(&ticket)).await.unwrap_or_else(|_| Err(too_late()))
+    // Before there is anything of the pod: a daemon that ends knows what to remove when it starts again.
+    host.journal.put(&epoch)?;
+    let unwanted = no_longer_wanted(&mut connection.incoming, deadline, too_late);
+    let prepared = prepare(&host.destination, id, offer, unwanted);
+    let pod = match phases.run(Phase::Prepare, prepared).await {
+        Ok(pod) => pod,
+        Err(error) => {
+            host.journal.remove(&epoch.migration)?;
+            return Err(error);
+        }
     };
-    let committed = held.await.and_then(|held| match host.journal.commit(&epoch)? {
+    fault::die_at("prepared");
+    let mut side = Side { host, pod: &pod, connection, phases, containers, policy, deadline };
+    let held = timeout_at(deadline, side.until_held(&ticket)).await.unwrap_or_else(|_| Err(too_late()));
+    let committed = held.and_then(|held| match host.journal.commit(&epoch)? {
         true => Ok(held),
         false => Err(out.malformed("a commit of a move that was given up")),
     });
@@ -149,6 +155,40 @@ async fn take_in<D: Destination>(
             host.journal.give_up(&epoch)?;
             Err(error)
         }
+    }
+}
+
+/// Makes the pod, unless it is no longer wanted before that is done. On error nothing of it is left.
+async fn prepare<D: Destination>(
+    destination: &D,
+    id: PodId,
+    offer: Offer,
+    no_longer_wanted: impl Future<Output = MoveError>,
+) -> Result<D::Pod, MoveError> {
+    let (wanted, unwanted) = oneshot::channel();
+    let mut preparing = std::pin::pin!(destination.receive(id, offer, unwanted));
+    let reason = tokio::select! {
+        prepared = &mut preparing => return prepared.map_err(MoveError::pod("prepare")),
+        reason = no_longer_wanted => reason,
+    };
+    drop(wanted);
+    // It may have been as good as done.
+    if let Ok(pod) = preparing.await {
+        pod.abort().await;
+    }
+    Err(reason)
+}
+
+/// The source has nothing to say before the pod is prepared but that it gives up; or it is gone, or it is too late.
+async fn no_longer_wanted(
+    incoming: &mut Incoming,
+    deadline: Instant,
+    too_late: impl Fn() -> MoveError,
+) -> MoveError {
+    match timeout_at(deadline, incoming.receive("prepare")).await {
+        Err(_) => too_late(),
+        Ok(Err(gone)) => gone,
+        Ok(Ok(frame)) => incoming.unexpected(&frame, "nothing before Prepared"),
     }
 }
 

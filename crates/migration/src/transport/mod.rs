@@ -37,7 +37,7 @@ pub use estimate::{Estimate, weight};
 pub use journal::{Epoch, EpochState, Journal, JournalError};
 pub use pages::{PageError, PageReceiver};
 pub use phase::{Phase, Progress, Record, Role};
-pub use pod::{Cut, Destination, DestinationPod, Diff, Dumped, Failure, FailureKind, SourcePod};
+pub use pod::{Cut, Destination, DestinationPod, Diff, Dumped, Failure, FailureKind, SourcePod, Unwanted};
 pub use report::Report;
 pub use source::{Move, Outcome, move_pod, resolve};
 pub use tls::{Identity, IdentityError};

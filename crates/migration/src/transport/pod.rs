@@ -11,8 +11,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::id::PodId;
 use api::peer::v1::Offer;
 use sys::timens::Offsets;
+use tokio::sync::oneshot;
 
 use crate::clock::ClockReading;
 
@@ -125,13 +127,22 @@ pub trait SourcePod: Send + Sync {
     fn retire(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
+/// Resolves when the pod that is being received is no longer wanted.
+pub type Unwanted = oneshot::Receiver<()>;
+
 /// A node that takes pods in.
 pub trait Destination: Send + Sync {
     /// One that is coming.
     type Pod: DestinationPod;
 
-    /// Makes everything that needs no contents: image, sandbox, network, volumes, containers to be restored.
-    fn receive(&self, offer: Offer) -> impl Future<Output = Result<Self::Pod, Failure>> + Send;
+    /// Makes everything that needs no contents under the id `pod`: image, sandbox, network, volumes, containers to be
+    /// restored. Ends early, with an error and nothing left, when the pod is no longer wanted.
+    fn receive(
+        &self,
+        pod: PodId,
+        offer: Offer,
+        unwanted: Unwanted,
+    ) -> impl Future<Output = Result<Self::Pod, Failure>> + Send;
 }
 
 /// A pod on the node that it comes to. Not listed as running anywhere before [`DestinationPod::release`].

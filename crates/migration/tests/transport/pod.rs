@@ -9,9 +9,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::id::PodId;
 use api::peer::v1::{Container, Offer};
 use migration::clock::ClockReading;
-use migration::transport::{Cut, Destination, DestinationPod, Diff, Dumped, Failure, FailureKind, SourcePod};
+use migration::transport::{
+    Cut, Destination, DestinationPod, Diff, Dumped, Failure, FailureKind, SourcePod, Unwanted,
+};
 use sys::timens::Offsets;
 
 /// Bytes of memory of each of the two containers.
@@ -43,6 +46,8 @@ pub struct Trouble {
 
 #[derive(Debug)]
 pub struct Diary {
+    /// The pod that comes, by its id there.
+    id: String,
     lines: Vec<String>,
     trouble: Option<Trouble>,
     dir: tempfile::TempDir,
@@ -50,7 +55,7 @@ pub struct Diary {
 
 impl Diary {
     pub fn new(trouble: Option<Trouble>) -> Self {
-        Self { lines: Vec::new(), trouble, dir: tempfile::tempdir().unwrap() }
+        Self { id: String::new(), lines: Vec::new(), trouble, dir: tempfile::tempdir().unwrap() }
     }
 }
 
@@ -194,16 +199,22 @@ impl Taking {
 impl Destination for Taking {
     type Pod = Self;
 
-    async fn receive(&self, offer: Offer) -> Result<Self, Failure> {
+    async fn receive(&self, pod: PodId, offer: Offer, unwanted: Unwanted) -> Result<Self, Failure> {
         assert_eq!(offer.containers.len(), 2);
-        note(&self.0, Step::Receive, "receive two containers".into()).await?;
-        Ok(self.clone())
+        self.0.lock().unwrap().id = pod.to_string();
+        tokio::select! {
+            noted = note(&self.0, Step::Receive, "receive two containers".into()) => noted.map(|()| self.clone()),
+            _ = unwanted => {
+                self.0.lock().unwrap().lines.push("unwanted".into());
+                Err(Failure::new(FailureKind::Precondition, "unwanted"))
+            }
+        }
     }
 }
 
 impl DestinationPod for Taking {
     fn id(&self) -> String {
-        "at-target".into()
+        self.0.lock().unwrap().id.clone()
     }
 
     fn images(&self, container: usize) -> Result<OwnedFd, Failure> {

@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::cri::v1::{ContainerConfig, PodSandboxConfig};
-use api::id::ContainerId;
+use api::id::{ContainerId, PodId};
 use api::peer::v1::Offer;
 use futures_util::future::try_join_all;
 use image::Image;
-use migration::transport::{Destination, DestinationPod, Failure, FailureKind};
+use migration::transport::{Destination, DestinationPod, Failure, FailureKind, Unwanted};
 use migration::tree::{self, Limits};
 use namespaces::NamespaceKind;
 use prost::Message;
 use sys::timens::Offsets;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{called, failure, images_dir, make_images, remove_images};
 use crate::create::{PrepareRootfs, RestoreSource};
@@ -58,7 +58,7 @@ struct Arriving {
 impl Destination for NodePods {
     type Pod = ReceivedPod;
 
-    async fn receive(&self, offer: Offer) -> Result<ReceivedPod, Failure> {
+    async fn receive(&self, id: PodId, offer: Offer, mut unwanted: Unwanted) -> Result<ReceivedPod, Failure> {
         let pods = &self.0;
         if pods.node.config.criu.is_empty() {
             return Err(precondition(
@@ -69,7 +69,11 @@ impl Destination for NodePods {
         let mut configs = Vec::new();
         for container in &offer.containers {
             let mut config = ContainerConfig::decode(container.config.clone()).map_err(unreadable)?;
-            let image = find_image(pods, &container.image, &container.image_id).await?;
+            // The one step that may take long, and leaves nothing when it is cut short.
+            let image = tokio::select! {
+                found = find_image(pods, &container.image, &container.image_id) => found?,
+                _ = &mut unwanted => return Err(given_up()),
+            };
             // The same name may mean another image here.
             let spec = config.image.get_or_insert_default();
             if pods.node.images.get(&spec.image).is_none_or(|found| found.id != image.id) {
@@ -77,7 +81,7 @@ impl Destination for NodePods {
             }
             configs.push((config, container.descriptors.clone()));
         }
-        let handle = make_sandbox(pods, config, offer.handler).await?;
+        let handle = make_sandbox(pods, id, config, offer.handler).await?;
         let Some(client) = handle.pod.client().cloned() else { return Err(precondition("its shim is gone")) };
         let mut pod = ReceivedPod {
             pods: pods.clone(),
@@ -86,7 +90,7 @@ impl Destination for NodePods {
             containers: Vec::new(),
             restores: Mutex::default(),
         };
-        match pod.make_containers(configs).await {
+        match pod.make_containers(configs, &mut unwanted).await {
             Ok(()) => Ok(pod),
             Err(error) => {
                 pod.abort().await;
@@ -94,6 +98,10 @@ impl Destination for NodePods {
             }
         }
     }
+}
+
+fn given_up() -> Failure {
+    precondition("the move was given up while the pod was prepared")
 }
 
 /// The image with this id, pulled by its name if it is not here.
@@ -112,13 +120,15 @@ async fn find_image(pods: &Pods, reference: &str, id: &str) -> Result<Arc<Image>
 
 async fn make_sandbox(
     pods: &Pods,
+    id: PodId,
     config: PodSandboxConfig,
     handler: String,
 ) -> Result<Arc<Handle>, Failure> {
     let name = Name::of(&config);
     match pods.registry.claim(&name) {
         Claimed::Ours(token) => {
-            let ready = start::run(Arc::clone(&pods.node), config, handler, true).await.map_err(failure)?;
+            let node = Arc::clone(&pods.node);
+            let ready = start::run(node, id, config, handler, true).await.map_err(failure)?;
             let handle = pods.list(ready);
             drop(token);
             Ok(handle)
@@ -130,9 +140,16 @@ async fn make_sandbox(
 }
 
 impl ReceivedPod {
-    async fn make_containers(&mut self, configs: Vec<(ContainerConfig, Vec<String>)>) -> Result<(), Failure> {
+    async fn make_containers(
+        &mut self,
+        configs: Vec<(ContainerConfig, Vec<String>)>,
+        unwanted: &mut Unwanted,
+    ) -> Result<(), Failure> {
         let dir = images_dir(self.pod());
         for (index, (config, descriptors)) in configs.into_iter().enumerate() {
+            if unwanted.try_recv() != Err(TryRecvError::Empty) {
+                return Err(given_up());
+            }
             let images = make_images(&dir, index)?;
             let for_shim = images.try_clone().map_err(|error| Failure::new(FailureKind::Internal, error))?;
             let (sender, rootfs) = oneshot::channel();
