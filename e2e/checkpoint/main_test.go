@@ -62,16 +62,11 @@ func (s *source) configs() []*runtimeapi.ContainerConfig {
 func (s *source) checkpoint() string {
 	s.t.Helper()
 	directory := s.t.TempDir()
-	if err := s.try(directory, nil, s.ids()...); err != nil {
+	if _, err := lab.Node().Runtime.CheckpointPod(lab.Context(s.t), &runtimeapi.CheckpointPodRequest{
+		PodSandboxId: s.ID, OutputPath: directory, ContainerIds: s.ids()}); err != nil {
 		s.t.Fatalf("CheckpointPod: %v", err)
 	}
 	return directory
-}
-
-func (s *source) try(directory string, options map[string]string, ids ...string) error {
-	_, err := lab.Node().Runtime.CheckpointPod(lab.Context(s.t), &runtimeapi.CheckpointPodRequest{
-		PodSandboxId: s.ID, OutputPath: directory, ContainerIds: ids, Options: options})
-	return err
 }
 
 // restored is a pod made from a checkpoint.

@@ -34,20 +34,30 @@ type Client struct {
 // requestTimeout is the kubelet's --runtime-request-timeout.
 const requestTimeout = 2 * time.Minute
 
-// Dial connects to the socket at path; the runtime must already answer.
-func Dial(ctx context.Context, path string) (*Client, error) {
+// Dial connects to the socket at path; the runtime must already answer. On error no connection stays open.
+func Dial(ctx context.Context, path string) (client *Client, err error) {
 	quieten()
+	var opened []func()
+	defer func() {
+		if err != nil {
+			for _, end := range opened {
+				end()
+			}
+		}
+	}()
 	endpoint := "unix://" + path
 	runtime, err := criclient.NewRemoteRuntimeServiceBuilder().
 		WithEndpoint(endpoint).WithConnectionTimeout(requestTimeout).WithTracerProvider(nil).Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("runtime service at %s: %w", path, err)
 	}
+	opened = append(opened, func() { _ = runtime.Close(context.Background()) })
 	images, err := criclient.NewRemoteImageServiceBuilder().
 		WithEndpoint(endpoint).WithConnectionTimeout(requestTimeout).WithTracerProvider(nil).Build(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("image service at %s: %w", path, err)
 	}
+	opened = append(opened, func() { _ = images.Close(context.Background()) })
 	conn, err := grpc.NewClient(endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"),
@@ -55,6 +65,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
+	opened = append(opened, func() { _ = conn.Close() })
 	c := &Client{
 		RuntimeService: runtime,
 		Images:         images,
@@ -64,7 +75,6 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 	}
 	// Connected now and not at first use, so that a count of the daemon's descriptors stays as it is.
 	if _, err := c.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
-		c.Close()
 		return nil, fmt.Errorf("version of %s: %w", path, err)
 	}
 	return c, nil
