@@ -74,6 +74,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// Figures for Prometheus; absent: nothing listens.
     pub metrics: Option<Metrics>,
+    /// Spans for a collector of OpenTelemetry; absent: nothing is made or sent.
+    pub tracing: Option<Tracing>,
     /// What is logged; absent: `info`.
     pub log: Option<String>,
     /// The server of exec, attach and port-forward.
@@ -140,6 +142,37 @@ pub struct Peer {
 pub struct Metrics {
     /// Where `/metrics` is served over plain HTTP to whoever can connect.
     pub listen: SocketAddr,
+}
+
+/// Section `[tracing]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// Where the collector takes OTLP over gRPC: `http://HOST:PORT`.
+    pub endpoint: String,
+    /// Share of the traces that begin here, 0 to 1; for those of the kubelet it has decided itself.
+    #[serde(default = "all")]
+    pub sampling: f64,
+}
+
+impl Tracing {
+    fn check(&self) -> Result<(), (&'static str, String, &'static str)> {
+        // A collector beside the daemon, as the kubelet's: no TLS.
+        if !is_endpoint(&self.endpoint) || !self.endpoint.starts_with("http://") {
+            return Err(("tracing.endpoint", self.endpoint.clone(), "a URL as http://127.0.0.1:4317"));
+        }
+        if !(0.0..=1.0).contains(&self.sampling) {
+            return Err(("tracing.sampling", self.sampling.to_string(), "from 0 to 1"));
+        }
+        Ok(())
+    }
+}
+
+/// A sampling rate is finite: [`Config::load`] sees to it.
+impl Eq for Tracing {}
+
+fn all() -> f64 {
+    1.0
 }
 
 /// Section `[cgroup]`.
@@ -227,7 +260,10 @@ impl Config {
             ("image.pinned", self.image.pinned == new.image.pinned),
             ("peer", self.peer == new.peer),
             ("cgroup", self.cgroup == new.cgroup),
+            ("image.hosts", self.image.hosts == new.image.hosts),
             ("metrics", self.metrics == new.metrics),
+            ("tracing", self.tracing == new.tracing),
+            ("streaming", self.streaming == new.streaming),
             ("shim", self.shim == new.shim),
         ];
         same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
@@ -269,6 +305,9 @@ impl Config {
         }
         if self.streaming.idle_seconds == 0 {
             return Err(("streaming.idle_seconds", "0".to_owned(), "at least 1"));
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.check()?;
         }
         if let Some(shim) = self.shim.as_ref().filter(|shim| !shim.is_absolute()) {
             return Err(("shim", shim.display().to_string(), "an absolute path"));
@@ -336,6 +375,7 @@ mod tests {
             everything.peer.is_some()
                 && everything.metrics.is_some()
                 && everything.cni.is_some()
+                && everything.tracing.is_some()
                 && everything.image.mirror.len() == 1
                 && everything.shim.is_some()
         );
@@ -400,6 +440,14 @@ mod tests {
             ("log = \"loud\"", "log is \"loud\", but must be error, warn"),
             ("[streaming]\nkey = \"k\"", "streaming.key is \"Some(\\\"k\\\")\", but must be set together"),
             ("[streaming]\nidle_seconds = 0", "streaming.idle_seconds is \"0\", but must be at least 1"),
+            (
+                "[tracing]\nendpoint = \"https://c:4317\"",
+                "tracing.endpoint is \"https://c:4317\", but must be a URL as",
+            ),
+            (
+                "[tracing]\nendpoint = \"http://c:4317\"\nsampling = nan",
+                "tracing.sampling is \"NaN\", but must be from 0 to 1",
+            ),
             ("shim = \"shim\"", "shim is \"shim\", but must be an absolute path"),
             ("[network", "c.toml"),
         ] {

@@ -18,13 +18,14 @@ use crate::meridian::Meridian;
 use crate::metrics::{self, Metrics};
 use crate::migrate::{self, Migrations};
 use crate::node::{Node, OpenError, abilities};
-use crate::notify::{READY, STOPPING, notify};
+use crate::notify::{READY, STOPPING, notify, notify_reloading};
 use crate::probe;
 use crate::reload::Reload;
 use crate::server::{MESSAGE_LIMIT, builder, connections};
 use crate::shutdown::{GRACE, LAST_WORDS, Signals};
 use crate::socket::{SocketError, listen};
 use crate::span::{Calls, RpcSpan};
+use crate::telemetry::Exporter;
 
 /// Why the daemon did not start, or ended otherwise than asked to.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,8 @@ pub enum RunError {
     Threads(#[source] io::Error),
     #[error("catch signals")]
     Signals(#[source] io::Error),
+    #[error("send spans to tracing.endpoint")]
+    Traces(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error(transparent)]
     Metrics(#[from] metrics::ListenError),
     #[error("serve on the socket")]
@@ -54,18 +57,26 @@ pub enum RunError {
 }
 
 /// Runs until a signal asks to end.
-pub fn run(flags: &Flags, logging: Logging) -> Result<(), RunError> {
-    let config = Config::load(flags.config.as_deref())?;
-    if flags.log.is_none() {
-        logging.set(config.log_targets());
-    }
+pub fn run(
+    flags: &Flags,
+    config: Config,
+    logging: Logging,
+    exporter: Option<Exporter>,
+) -> Result<(), RunError> {
     let _root = Claim::take(&flags.root)?;
     let _run = Claim::take(&flags.run)?;
     let features = probe::run(&flags.root, &config.criu.command, config.network.masquerade);
     report(&features);
     memory::share_heaps();
     let runtime = runtime().map_err(RunError::Threads)?;
-    let served = runtime.block_on(serve(flags, config, features, logging));
+    let served = runtime.block_on(async {
+        let exporting = exporter.map(Exporter::start).transpose()?;
+        let served = serve(flags, config, features, logging).await;
+        if let Some(exporting) = exporting {
+            exporting.end().await;
+        }
+        served
+    });
     // Blocking work whose caller is gone does not hold up the end.
     runtime.shutdown_background();
     served
@@ -118,6 +129,7 @@ async fn serve(
     if let Some(section) = &config.metrics {
         metrics::serve(section.listen, metrics.clone()).await?;
     }
+    let traced = config.tracing.is_some();
     let mut reload = Reload::new(flags, logging, node.images.clone(), config);
     let meridian = Meridian::new(node, flags.root.clone(), features, migrations);
     let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
@@ -126,7 +138,7 @@ async fn serve(
     let calls = Calls::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = builder()
-        .layer(RpcSpan { calls: calls.clone(), rpcs: metrics.rpcs() })
+        .layer(RpcSpan { calls: calls.clone(), rpcs: metrics.rpcs(), traced })
         .layer(Deadline)
         .add_service(runtime_service)
         .add_service(image_service)
@@ -139,7 +151,7 @@ async fn serve(
     notify(READY);
     tokio::select! {
         ended = &mut server => return Ok(ended.map_err(|panic| RunError::Serve(panic.into()))??),
-        signal = signals.end(|| reload.run()) => tracing::info!(signal, "ending; pods run on"),
+        signal = signals.end(|| told(&mut reload)) => tracing::info!(signal, "ending; pods run on"),
     }
     notify(STOPPING);
     let _ = stop.send(());
@@ -152,6 +164,13 @@ async fn serve(
     // Answers are written; connections that clients keep open are not waited for.
     let _ = tokio::time::timeout(LAST_WORDS, server).await;
     Ok(())
+}
+
+/// Reloads, and tells the service manager, whose `systemctl reload` waits for the end of it.
+fn told(reload: &mut Reload) {
+    notify_reloading();
+    reload.run();
+    notify(READY);
 }
 
 /// A client that finds no socket is told at once that no daemon runs.

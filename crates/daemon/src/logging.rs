@@ -8,20 +8,23 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::flags::LogFormat;
+use crate::telemetry::SpanLayer;
 
 /// Changes what is logged while the daemon runs.
 #[derive(Debug, Clone)]
 pub struct Logging(Handle<Targets, Registry>);
 
-/// Starts logging. Called once.
-pub fn start(targets: Option<Targets>, format: LogFormat) -> Logging {
+/// Starts logging, and telling spans to `traces`. Called once.
+pub fn start(targets: Option<Targets>, format: LogFormat, traces: Option<SpanLayer>) -> Logging {
     let (filter, handle) = reload::Layer::new(targets.unwrap_or_else(info));
     let stderr = fmt::layer().with_writer(std::io::stderr).with_target(true);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Text => stderr.with_ansi(rustix::termios::isatty(std::io::stderr())).boxed(),
         LogFormat::Json => stderr.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    let mut layers: Vec<SpanLayer> = vec![layer.with_filter(filter).boxed()];
+    layers.extend(traces);
+    tracing_subscriber::registry().with(layers).init();
     Logging(handle)
 }
 

@@ -29,6 +29,7 @@ mod server;
 mod shutdown;
 mod socket;
 mod span;
+mod telemetry;
 
 use std::error::Error;
 use std::io::Write;
@@ -36,6 +37,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use config::{Config, EXAMPLE};
+use daemon::RunError;
 use flags::{Command, ConfigCommand};
 
 fn main() -> ExitCode {
@@ -43,8 +45,12 @@ fn main() -> ExitCode {
     if let Some(Command::Config(command)) = &flags.command {
         return configuration(command);
     }
-    let logging = logging::start(flags.log.clone(), flags.log_format);
-    match daemon::run(&flags, logging) {
+    let config = Config::load(flags.config.as_deref());
+    let traces = config.as_ref().ok().and_then(|config| config.tracing.as_ref()).map(telemetry::traces);
+    let (layer, exporter) = traces.unzip();
+    let targets = flags.log.clone().or_else(|| config.as_ref().ok()?.log_targets());
+    let logging = logging::start(targets, flags.log_format, layer);
+    match config.map_err(RunError::from).and_then(|config| daemon::run(&flags, config, logging, exporter)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", chain(&error));

@@ -5,8 +5,16 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// The daemon serves.
 pub const READY: &str = "READY=1";
+/// The daemon reads its configuration again; [`READY`] follows.
+pub const RELOADING: &str = "RELOADING=1";
 /// The daemon finishes what is under way.
 pub const STOPPING: &str = "STOPPING=1";
+
+/// Tells that a reload begins. The manager compares the instant with the one at which it asked.
+pub fn notify_reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    notify(&format!("{RELOADING}\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
+}
 
 /// Sends `state` to the manager that asked for it by NOTIFY_SOCKET. Nobody asking, or nobody listening, is fine.
 pub fn notify(state: &str) {

@@ -13,6 +13,7 @@ use tracing::field::{self, Empty};
 use tracing::{Instrument, Span};
 
 use crate::metrics::Rpcs;
+use crate::telemetry;
 
 /// The calls under way.
 #[derive(Debug, Clone, Default)]
@@ -39,13 +40,15 @@ pub struct Call(#[expect(dead_code, reason = "held to be counted")] watch::Recei
 pub struct RpcSpan {
     pub calls: Calls,
     pub rpcs: Rpcs,
+    /// Spans go to a collector: the caller's span, if it names one, is their parent.
+    pub traced: bool,
 }
 
 impl<S> Layer<S> for RpcSpan {
     type Service = InSpan<S>;
 
     fn layer(&self, inner: S) -> InSpan<S> {
-        InSpan { inner, calls: self.calls.clone(), rpcs: self.rpcs.clone() }
+        InSpan { inner, calls: self.calls.clone(), rpcs: self.rpcs.clone(), traced: self.traced }
     }
 }
 
@@ -55,6 +58,7 @@ pub struct InSpan<S> {
     inner: S,
     calls: Calls,
     rpcs: Rpcs,
+    traced: bool,
 }
 
 impl<S, B, R> Service<Request<B>> for InSpan<S>
@@ -73,6 +77,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let rpc = name(request.uri().path());
         let span = span(&rpc);
+        if self.traced {
+            telemetry::adopt(&span, request.headers());
+        }
         let rpcs = self.rpcs.clone();
         let call = self.calls.enter();
         let answer = self.inner.call(request);

@@ -146,7 +146,7 @@ async fn idle_connections_cost_little() {
 }
 
 #[test]
-fn the_service_manager_hears_ready_and_stopping() {
+fn the_service_manager_hears_ready_reloading_and_stopping() {
     if !root() {
         return;
     }
@@ -155,12 +155,19 @@ fn the_service_manager_hears_ready_and_stopping() {
     let mut command = place.command();
     command.env("NOTIFY_SOCKET", place.path("notify"));
     let daemon = Daemon::start(command);
-    let mut state = [0; 64];
-    let heard = manager.recv(&mut state).unwrap();
-    assert_eq!(&state[..heard], b"READY=1");
+    let hear = || {
+        let mut state = [0; 64];
+        let heard = manager.recv(&mut state).unwrap();
+        String::from_utf8(state[..heard].to_vec()).unwrap()
+    };
+    assert_eq!(hear(), "READY=1");
+    daemon.signal(Signal::HUP);
+    let reloading = hear();
+    let instant = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("a reload begins");
+    assert!(instant.parse::<u64>().is_ok(), "{reloading}");
+    assert_eq!(hear(), "READY=1");
     daemon.signal(Signal::INT);
-    let heard = manager.recv(&mut state).unwrap();
-    assert_eq!(&state[..heard], b"STOPPING=1");
+    assert_eq!(hear(), "STOPPING=1");
     assert!(daemon.ended().0.success());
 }
 

@@ -27,6 +27,7 @@ use migration::tree::PackError;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, unlinkat};
 use sys::Errno;
 use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
 
 use crate::container::Container;
 use crate::driver::Request;
@@ -181,7 +182,7 @@ impl Pods {
             }
             written
         };
-        tokio::spawn(work).await.unwrap_or(Err(CheckpointError::Interrupted))
+        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(CheckpointError::Interrupted))
     }
 
     /// Writes one running container to the new tar archive `path`, within `limit`. It runs on.
@@ -202,7 +203,7 @@ impl Pods {
             let _claim = Claim::new(handle).await?;
             write_container(&subject, &path).await
         };
-        tokio::spawn(work).await.unwrap_or(Err(CheckpointError::Interrupted))
+        tokio::spawn(work.in_current_span()).await.unwrap_or(Err(CheckpointError::Interrupted))
     }
 }
 
@@ -251,7 +252,7 @@ impl Drop for Claim {
 
 async fn write_pod(subject: &Subject, directory: &OwnedFd, path: &Path) -> Result<(), CheckpointError> {
     let work = Work::new(directory, path)?;
-    let cut = cut::take(subject, &work).await?;
+    let cut = cut::take(subject, &work).instrument(debug_span!("cut")).await?;
     let (subject_pod, target) = (Arc::clone(&subject.pod), directory.try_clone());
     let target = target.map_err(|source| CheckpointError::File { path: path.to_owned(), source })?;
     let (limit, path) = (subject.limit, path.to_owned());
@@ -262,7 +263,7 @@ async fn write_pod(subject: &Subject, directory: &OwnedFd, path: &Path) -> Resul
     });
     // The pod runs again; only the caller's patience is at stake. The writer is waited for: it must not write on
     // into a directory that is being emptied.
-    let written = write.await.unwrap_or(Err(CheckpointError::Interrupted));
+    let written = write.instrument(debug_span!("write")).await.unwrap_or(Err(CheckpointError::Interrupted));
     if Instant::now() > subject.deadline { Err(CheckpointError::Deadline { limit }) } else { written }
 }
 
@@ -280,7 +281,7 @@ async fn write_container(subject: &Subject, path: &Path) -> Result<(), Checkpoin
             errno => CheckpointError::File { path: path.to_owned(), source: errno.into() },
         })?;
     let captured = match Work::new(&parent_fd, parent) {
-        Ok(work) => cut::take(subject, &work).await.map(|cut| (work, cut)),
+        Ok(work) => cut::take(subject, &work).instrument(debug_span!("cut")).await.map(|cut| (work, cut)),
         Err(error) => Err(error),
     };
     let written = match captured {

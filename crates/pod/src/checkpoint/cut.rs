@@ -12,6 +12,7 @@ use migration::clock::ClockReading;
 use migration::tree::{self, Source};
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use tokio::task::JoinSet;
+use tracing::{Instrument, debug_span};
 
 use super::{CheckpointError, Subject, Work};
 use crate::container::Container;
@@ -53,20 +54,21 @@ pub(super) async fn take(subject: &Subject, work: &Work) -> Result<Cut, Checkpoi
     let client = subject.pod.client().ok_or_else(|| gone(&subject.pod))?;
     let pieces: Vec<_> = subject.containers.iter().map(|c| Pieces::new(work, c)).collect::<Result<_, _>>()?;
     let shm = if subject.pod.node_ipc() { None } else { Some(file(work, "shm")?) };
-    let mut dumps = start_dumps(subject, client, &pieces).await?;
+    let mut dumps = start_dumps(subject, client, &pieces).instrument(debug_span!("begin dumps")).await?;
     let ids: Vec<_> = subject.containers.iter().map(|c| c.id().to_string()).collect();
-    let frozen = client.freeze(ids, subject.left(), subject.left()).await;
+    let frozen = client.freeze(ids, subject.left(), subject.left()).instrument(debug_span!("freeze")).await;
     let captured = match frozen {
         Ok(frozen) => {
             migration::fault::die_at("frozen");
             let capture = capture(subject, client, &pieces, shm.as_ref(), &mut dumps);
-            let captured = tokio::time::timeout_at(subject.deadline, capture).await;
+            let captured = tokio::time::timeout_at(subject.deadline, capture);
+            let captured = captured.instrument(debug_span!("dump")).await;
             let late = Err(CheckpointError::Deadline { limit: subject.limit });
             captured.unwrap_or(late).map(|dumped| (dumped, frozen))
         }
         Err(source) => Err(failed("freeze", subject.pod.id.to_string(), source)),
     };
-    resume(subject, client, captured.is_ok()).await?;
+    resume(subject, client, captured.is_ok()).instrument(debug_span!("resume")).await?;
     // After a failure CRIU may still be undoing its work, in files that are about to be removed.
     let _ =
         tokio::time::timeout(Duration::from_secs(5), async { while dumps.join_next().await.is_some() {} })

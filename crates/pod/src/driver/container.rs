@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::cri::v1::ContainerConfig;
 use api::id::ContainerId;
 use tokio::time::Instant;
+use tracing::{Instrument, debug_span};
 
 use super::slot::{Operation, Stopping};
 use super::{DEATH, Done, Driver, Reply, Slot};
@@ -124,11 +125,12 @@ impl Driver {
         let id = id.clone();
         self.operate(async move {
             match (pod.client(), restored) {
-                (Some(client), Some(container)) => {
-                    Done::Restored { id, result: restore::start(&pod, client, &container).await }
-                }
+                (Some(client), Some(container)) => Done::Restored {
+                    id,
+                    result: restore::start(&pod, client, &container).instrument(debug_span!("restore")).await,
+                },
                 (Some(client), None) => {
-                    let result = client.start_container(id.as_str()).await;
+                    let result = client.start_container(id.as_str()).instrument(debug_span!("shim")).await;
                     Done::Started { id, result }
                 }
                 (None, _) => Done::Started { id, result: Err(CallError::Gone) },
