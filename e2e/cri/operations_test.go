@@ -36,11 +36,37 @@ func TestMetricsTellWhatTheNodeDoes(t *testing.T) {
 			t.Errorf("no %q in\n%s", line, text)
 		}
 	}
+	documented(t, text)
 	if code, _ := scrape(t, http.MethodPost, "/metrics"); code != http.StatusMethodNotAllowed {
 		t.Errorf("POST /metrics: %d", code)
 	}
 	if code, _ := scrape(t, http.MethodGet, "/"); code != http.StatusNotFound {
 		t.Errorf("GET /: %d", code)
+	}
+}
+
+// documented wants each metric in the manual with its kind, and named as Prometheus wants it.
+func documented(t *testing.T, text string) {
+	t.Helper()
+	manual, err := os.ReadFile(filepath.Join(node.Top(), "docs/operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) != 4 || words[0] != "#" || words[1] != "TYPE" {
+			continue
+		}
+		name, kind := words[2], words[3]
+		if kind == "counter" {
+			name += "_total"
+		}
+		if !strings.Contains(string(manual), "| `"+name+"` | "+kind+" |") {
+			t.Errorf("docs/operations.md does not list the %s %s", kind, name)
+		}
+		if kind == "histogram" && !strings.HasSuffix(name, "_seconds") || !strings.HasPrefix(name, "meridian_") && !strings.HasPrefix(name, "process_") {
+			t.Errorf("the %s %s has no unit or no prefix", kind, name)
+		}
 	}
 }
 

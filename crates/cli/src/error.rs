@@ -22,8 +22,8 @@ pub enum Error {
     File { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{0}")]
     Usage(String),
-    #[error("{missing} required feature(s) of this node are missing: pods cannot run until they are there")]
-    Node { missing: usize },
+    #[error("{failed} check(s) failed: what to do is said beside each")]
+    Node { failed: usize },
     #[error("cannot make a certificate for {name:?}")]
     Certificate { name: String, source: rcgen::Error },
     #[error("cannot write to standard output")]

@@ -15,7 +15,7 @@ use streaming::{StreamingConfig, TlsConfig};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Read when no other file is named; may be absent.
-const DEFAULT_FILE: &str = "/etc/meridian/config.toml";
+pub const DEFAULT_FILE: &str = "/etc/meridian/config.toml";
 
 /// Every key with its default and what it means; the file that is installed as an example.
 pub const EXAMPLE: &str = include_str!("../../../hack/config.toml");
@@ -344,6 +344,8 @@ fn is_endpoint(url: &str) -> bool {
 mod tests {
     use super::*;
 
+    const MANUAL: &str = include_str!("../../../docs/operations.md");
+
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(Path::new("c.toml"), text).map_err(|error| error.to_string())
     }
@@ -379,6 +381,29 @@ mod tests {
                 && everything.image.mirror.len() == 1
                 && everything.shim.is_some()
         );
+    }
+
+    /// docs/operations.md lists the example's keys and no others.
+    #[test]
+    fn every_key_is_documented() {
+        let mut section = String::new();
+        let mut keys = Vec::new();
+        for line in EXAMPLE.lines().map(|line| line.trim_start_matches("# ")) {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_matches(['[', ']']).to_owned() + ".";
+            } else if let Some((key, _)) = line.split_once(" = ")
+                && key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            {
+                keys.push(format!("`{section}{key}`"));
+            }
+        }
+        let (_, table) = MANUAL.split_once("## Configuration").unwrap();
+        let missing: Vec<_> = keys.iter().filter(|key| !table.contains(key.as_str())).collect();
+        assert!(keys.len() > 20 && missing.is_empty(), "not in docs/operations.md: {missing:?}");
+        let named = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        for key in named.flat_map(|cell| cell.split(", ")).map(|key| format!("`{}`", key.trim_matches('`'))) {
+            assert!(keys.contains(&key), "docs/operations.md documents {key}, which is no key");
+        }
     }
 
     #[test]

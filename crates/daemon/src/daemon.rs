@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Config, ConfigError};
 use crate::deadline::Deadline;
+use crate::doctor::Subject;
 use crate::exclusive::{Claim, ClaimError};
 use crate::flags::Flags;
 use crate::logging::Logging;
@@ -17,7 +18,7 @@ use crate::memory;
 use crate::meridian::Meridian;
 use crate::metrics::{self, Metrics};
 use crate::migrate::{self, Migrations};
-use crate::node::{Node, OpenError, abilities};
+use crate::node::{Node, OpenError, abilities, shim};
 use crate::notify::{READY, STOPPING, notify, notify_reloading};
 use crate::probe;
 use crate::reload::Reload;
@@ -121,17 +122,18 @@ async fn serve(
     let abilities = abilities(flags, &config, &features);
     let runtime_service = cri::runtime_service(node.pods.clone(), node.images.clone(), streaming, abilities);
     let image_service = cri::image_service(node.pods.clone(), node.images.clone());
+    let metrics = Metrics::new(node.pods.clone(), node.images.clone());
     let migrations = match &config.peer {
-        Some(peer) => Some(Migrations::open(peer, &flags.root, node.pods.clone()).await?),
+        Some(peer) => Some(Migrations::open(peer, &flags.root, node.pods.clone(), metrics.moves()).await?),
         None => None,
     };
-    let metrics = Metrics::new(node.pods.clone(), node.images.clone());
     if let Some(section) = &config.metrics {
         metrics::serve(section.listen, metrics.clone()).await?;
     }
     let traced = config.tracing.is_some();
+    let subject = subject(flags, &config, &node, features);
     let mut reload = Reload::new(flags, logging, node.images.clone(), config);
-    let meridian = Meridian::new(node, flags.root.clone(), features, migrations);
+    let meridian = Meridian::new(node, subject, migrations);
     let meridian = MeridianServer::new(meridian).max_decoding_message_size(MESSAGE_LIMIT);
     let connections = connections(listener).map_err(RunError::Serve)?;
     tokio::spawn(memory::keep_small());
@@ -164,6 +166,20 @@ async fn serve(
     // Answers are written; connections that clients keep open are not waited for.
     let _ = tokio::time::timeout(LAST_WORDS, server).await;
     Ok(())
+}
+
+/// What `meridian doctor` looks at.
+fn subject(flags: &Flags, config: &Config, node: &Node, features: Vec<Feature>) -> Subject {
+    Subject {
+        pods: node.pods.clone(),
+        network: node.network.clone(),
+        root: flags.root.clone(),
+        run: flags.run.clone(),
+        file: flags.config.clone(),
+        config: config.clone(),
+        shim: shim(flags, config).unwrap_or_default(),
+        features,
+    }
 }
 
 /// Reloads, and tells the service manager, whose `systemctl reload` waits for the end of it.

@@ -14,6 +14,7 @@
 mod config;
 mod daemon;
 mod deadline;
+mod doctor;
 mod exclusive;
 mod flags;
 mod logging;

@@ -32,6 +32,7 @@ pub enum OpenError {
 pub struct Node {
     pub images: Images,
     pub pods: Pods,
+    pub network: Network,
 }
 
 impl Node {
@@ -39,8 +40,8 @@ impl Node {
     pub async fn open(flags: &Flags, config: &Config, features: &[Feature]) -> Result<Self, OpenError> {
         let images = Images::open(image_config(flags, config))?;
         let network = Network::start(&config.network)?;
-        let pods = Pods::open(pods_config(flags, config, features)?, images.clone(), network).await?;
-        Ok(Self { images, pods })
+        let pods = Pods::open(pods_config(flags, config, features)?, images.clone(), network.clone()).await?;
+        Ok(Self { images, pods, network })
     }
 }
 
@@ -70,7 +71,7 @@ fn pods_config(flags: &Flags, config: &Config, features: &[Feature]) -> Result<P
 }
 
 /// What the environment says, else the configuration, else the one that was installed with this daemon.
-fn shim(flags: &Flags, config: &Config) -> io::Result<PathBuf> {
+pub fn shim(flags: &Flags, config: &Config) -> io::Result<PathBuf> {
     if let Some(shim) = flags.shim.as_ref().or(config.shim.as_ref()) {
         return Ok(shim.clone());
     }

@@ -72,7 +72,7 @@ pub use manifest::ManifestError;
 pub use metadata::MetadataError;
 pub use pull::PullError;
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Auth, FetchError, Mirror};
+pub use registry::{Auth, FetchError, Mirror, received_bytes};
 pub use rootfs::{IdMap, Rootfs, RootfsError};
 pub use store::{CommitError, Hold};
 pub use unpack::{Malformed, NameRule, UnpackError};

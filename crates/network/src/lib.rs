@@ -47,6 +47,8 @@ mod subnet;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use netlink_packet_route::link::LinkFlags;
+
 pub use attach::{AttachError, Attachment, INTERFACE};
 pub use bridge::BridgeError;
 pub use config::NetworkConfig;
@@ -198,6 +200,15 @@ impl Network {
     /// The rules were refused.
     pub fn settle_ports(&self) -> Result<(), ForwardError> {
         lock(&self.0.ports).load(&self.0.config)
+    }
+
+    /// Whether the bridge is up; `None`: it is gone.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn is_bridge_up(&self) -> std::io::Result<Option<bool>> {
+        let link = self.host().link(self.0.config.bridge.as_str())?;
+        Ok(link.map(|link| link.header.flags.contains(LinkFlags::Up)))
     }
 
     fn host(&self) -> MutexGuard<'_, Rtnetlink> {

@@ -49,6 +49,11 @@ impl Cgroups {
         Ok(made)
     }
 
+    /// The directories of `path`, one in each hierarchy.
+    pub(crate) fn directories(&self, path: &str) -> Vec<PathBuf> {
+        self.hierarchies().map(|(root, _)| below(root, path)).collect()
+    }
+
     /// Kills every process in the cgroup and below. Nothing to do when it does not exist.
     pub(crate) fn kill(&self, path: &str) -> io::Result<()> {
         let Some(unified) = &self.layout.unified else { return Err(ErrorKind::Unsupported.into()) };

@@ -23,6 +23,7 @@
 //! This crate must not: fork or enter a namespace other than through `sys::netns`, write a container's log, know
 //! about gRPC, or trust anything in a checkpoint or an image.
 
+mod captures;
 mod cgroup;
 mod checkpoint;
 mod cni;
@@ -50,6 +51,7 @@ mod ports;
 mod publisher;
 mod recover;
 mod registry;
+mod remains;
 mod request;
 mod restore;
 mod sandbox;
@@ -65,6 +67,7 @@ mod streams;
 mod update;
 mod usage;
 
+pub use captures::Captures;
 pub use checkpoint::CheckpointError;
 pub use cni::CniStatus;
 pub use container::{Container, Metadata, Status, User};
@@ -80,6 +83,7 @@ pub use limits::{LimitError, PodLimits};
 pub use moving::{MoveError, MovingPod, NodePods, ReceivedPod};
 pub use node::PodsConfig;
 pub use pods::Pods;
+pub use remains::Remains;
 pub use request::{Activity, Refusal};
 pub use restore::{Mismatch, RestoreError, StartRestoredError};
 pub use sandbox::Sandbox;

@@ -12,6 +12,7 @@ use network::Network;
 use network::cni::{Cni, CniConfig};
 use sys::mount::{Attributes, Filesystem, Flags, Propagation};
 
+use crate::captures::Captured;
 use crate::cgroup::Cgroups;
 use crate::error::OpenError;
 use crate::events::Events;
@@ -55,6 +56,8 @@ pub(crate) struct Node {
     pub own_capabilities: Set,
     pub samples: Samples,
     pub events: Events,
+    /// Checkpoints, for whoever counts them.
+    pub captures: Captured,
     /// What the restores of checkpoints took.
     pub restores: Estimate,
 }
@@ -93,6 +96,7 @@ impl Node {
             own_capabilities: security::own(),
             samples: Samples::default(),
             events: Events::default(),
+            captures: Captured::default(),
             restores: Estimate::default(),
             config,
         };

@@ -40,6 +40,7 @@ pub mod seqpacket;
 pub mod signal;
 pub mod spawn;
 pub mod timens;
+pub mod timex;
 pub mod userfaultfd;
 
 pub use rustix::io::Errno;

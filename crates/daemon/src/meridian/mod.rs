@@ -1,20 +1,23 @@
 //! `meridian.v1`: what the meridian command asks for beyond CRI. One file per RPC; here only the dispatch.
 
+mod diagnose;
 mod import_image;
 mod inspect_checkpoint;
 mod migrate;
 mod namespaces;
 mod probe;
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use api::meridian::v1::meridian_server;
 use api::meridian::v1::{
-    Feature, ImportImageRequest, ImportImageResponse, InspectCheckpointRequest, InspectCheckpointResponse,
-    MigrateRequest, NamespacesRequest, NamespacesResponse, ProbeRequest, ProbeResponse,
+    DiagnoseRequest, DiagnoseResponse, ImportImageRequest, ImportImageResponse, InspectCheckpointRequest,
+    InspectCheckpointResponse, MigrateRequest, NamespacesRequest, NamespacesResponse, ProbeRequest,
+    ProbeResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::doctor::Subject;
 use crate::migrate::Migrations;
 use crate::node::Node;
 
@@ -22,22 +25,25 @@ use crate::node::Node;
 #[derive(Debug)]
 pub struct Meridian {
     node: Node,
-    root: PathBuf,
-    features: Vec<Feature>,
+    subject: Arc<Subject>,
     migrations: Option<Migrations>,
 }
 
 impl Meridian {
-    /// `root` is on the file system of images.
-    pub fn new(node: Node, root: PathBuf, features: Vec<Feature>, migrations: Option<Migrations>) -> Self {
-        Self { node, root, features, migrations }
+    /// `subject` is what `meridian doctor` looks at.
+    pub fn new(node: Node, subject: Subject, migrations: Option<Migrations>) -> Self {
+        Self { node, subject: Arc::new(subject), migrations }
     }
 }
 
 #[tonic::async_trait]
 impl meridian_server::Meridian for Meridian {
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        Ok(Response::new(probe::probe(&self.features)))
+        Ok(Response::new(probe::probe(&self.subject.features)))
+    }
+
+    async fn diagnose(&self, _: Request<DiagnoseRequest>) -> Result<Response<DiagnoseResponse>, Status> {
+        Ok(Response::new(diagnose::diagnose(&self.subject).await))
     }
 
     async fn namespaces(
@@ -54,7 +60,8 @@ impl meridian_server::Meridian for Meridian {
         &self,
         request: Request<Streaming<ImportImageRequest>>,
     ) -> Result<Response<ImportImageResponse>, Status> {
-        let imported = import_image::import_image(&self.node.images, &self.root, request.into_inner());
+        let imported =
+            import_image::import_image(&self.node.images, &self.subject.root, request.into_inner());
         Ok(Response::new(imported.await?))
     }
 

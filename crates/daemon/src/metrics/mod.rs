@@ -1,21 +1,25 @@
 //! Figures for Prometheus. RPCs are counted as they are answered; what the node has is counted when it is asked for.
 
+mod moves;
 mod serve;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use image::Images;
 use pod::Pods;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
+pub use moves::Moves;
 pub use serve::{ListenError, serve};
 
 /// Bounds of the latency histogram, in seconds: a list takes 1 ms, a pod some 10 ms, a stop or a pull many seconds.
@@ -56,6 +60,10 @@ pub struct Metrics(Arc<Shared>);
 struct Shared {
     registry: Registry,
     rpcs: Rpcs,
+    moves: Moves,
+    pulled: Counter,
+    checkpoints: Counter,
+    frozen: Counter<f64, AtomicU64>,
     pods: Family<InState, Gauge>,
     containers: Family<InState, Gauge>,
     images: Gauge,
@@ -74,8 +82,13 @@ impl fmt::Debug for Shared {
 impl Metrics {
     /// Figures of what `pods` and `images` hold.
     pub fn new(pods: Pods, images: Images) -> Self {
+        let mut registry = Registry::default();
         let mut shared = Shared {
             rpcs: Rpcs::new(),
+            moves: Moves::register(&mut registry),
+            pulled: Counter::default(),
+            checkpoints: Counter::default(),
+            frozen: Counter::default(),
             pods: Family::default(),
             containers: Family::default(),
             images: Gauge::default(),
@@ -83,7 +96,7 @@ impl Metrics {
             resident: Gauge::default(),
             descriptors: Gauge::default(),
             sources: (pods, images),
-            registry: Registry::default(),
+            registry,
         };
         let registry = &mut shared.registry;
         let help = "Time until an RPC was answered, by RPC and gRPC code";
@@ -93,6 +106,12 @@ impl Metrics {
         registry.register("meridian_images", "Images", shared.images.clone());
         let help = "Disk that images take";
         registry.register_with_unit("meridian_images", help, Unit::Bytes, shared.image_bytes.clone());
+        let help = "Bytes received from registries";
+        registry.register_with_unit("meridian_image_received", help, Unit::Bytes, shared.pulled.clone());
+        let help = "Checkpoints of pods and containers that froze them";
+        registry.register("meridian_checkpoints", help, shared.checkpoints.clone());
+        let help = "Time that pods were frozen for checkpoints";
+        registry.register_with_unit("meridian_checkpoint_frozen", help, Unit::Seconds, shared.frozen.clone());
         let help = "Resident memory of the daemon";
         registry.register_with_unit("process_resident_memory", help, Unit::Bytes, shared.resident.clone());
         registry.register("process_open_fds", "Descriptors of the daemon", shared.descriptors.clone());
@@ -102,6 +121,11 @@ impl Metrics {
     /// What the RPC layer counts with.
     pub fn rpcs(&self) -> Rpcs {
         self.0.rpcs.clone()
+    }
+
+    /// What moves are counted with.
+    pub fn moves(&self) -> Moves {
+        self.0.moves.clone()
     }
 
     /// All figures as text (OpenMetrics 1.0). Blocks for some reads of /proc/self.
@@ -124,6 +148,10 @@ impl Metrics {
         }
         self.0.images.set(signed(images.list().len()));
         self.0.image_bytes.set(i64::try_from(images.fs_info().used_bytes).unwrap_or(i64::MAX));
+        self.0.pulled.inner().store(image::received_bytes(), Relaxed);
+        let captures = pods.captures();
+        self.0.checkpoints.inner().store(captures.count, Relaxed);
+        self.0.frozen.inner().store(captures.frozen.as_secs_f64().to_bits(), Relaxed);
         self.0.resident.set(resident());
         self.0.descriptors.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| signed(fds.count())));
     }

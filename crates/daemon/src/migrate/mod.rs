@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::config::Peer;
+use crate::metrics::Moves;
 
 /// Why moves cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +63,15 @@ pub struct Migrations {
     pods: Pods,
     identity: Identity,
     journal: Arc<Journal>,
+    moves: Moves,
 }
 
 impl Migrations {
     /// Loads the certificates, settles what was left open as far as this node can alone, and listens.
-    pub async fn open(peer: &Peer, root: &Path, pods: Pods) -> Result<Self, OpenError> {
+    pub async fn open(peer: &Peer, root: &Path, pods: Pods, moves: Moves) -> Result<Self, OpenError> {
         let identity = Identity::load(&peer.certificate, &peer.key, &peer.ca)?;
         let journal = Arc::new(Journal::open(&root.join("migrations"))?);
-        let migrations = Self { pods, identity, journal };
+        let migrations = Self { pods, identity, journal, moves };
         recover::all(&migrations).await?;
         let host = Host {
             destination: NodePods(migrations.pods.clone()),
@@ -103,15 +105,20 @@ impl Migrations {
         let _told = telling.await;
         match moved {
             Ok(report) => {
+                self.moves.moved(&report);
                 tracing::info!(pod = %pod, peer = request.peer, downtime_ms = report.downtime / 1_000_000, "pod moved");
                 let _nobody_listens = events.send(Event::Result(Box::new(result(report, before)))).await;
                 Ok(())
             }
             Err(error @ MoveError::Unresolved { .. }) => {
+                self.moves.ended("unknown");
                 self.settle_later(&request.migration);
                 Err(MigrateError::Unknown(error))
             }
-            Err(error) => Err(MigrateError::Stayed(error)),
+            Err(error) => {
+                self.moves.ended("stayed");
+                Err(MigrateError::Stayed(error))
+            }
         }
     }
 

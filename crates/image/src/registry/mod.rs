@@ -31,6 +31,7 @@ pub use auth::Auth;
 use endpoint::{Endpoint, Path};
 pub use error::FetchError;
 use transfer::Transfer;
+pub use transfer::received_bytes;
 
 use crate::digest::Digest;
 use crate::limits::Limits;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +23,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 const CHUNKS: usize = 32;
 /// Bytes that a registry must send in each [`Limits::stall`] of waiting.
 const SLOWEST: u64 = 1 << 10;
+
+/// Since the process began.
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of manifests and blobs that registries have sent since the process began.
+#[must_use]
+pub fn received_bytes() -> u64 {
+    RECEIVED.load(Relaxed)
+}
 
 /// A body that is watched for progress. Only the time spent waiting for the network counts.
 struct Body {
@@ -50,7 +60,9 @@ impl Body {
             Ok(chunk) => chunk.map_err(|source| FetchError::interrupted(&self.url, source))?,
         };
         self.waited += start.elapsed();
-        self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        let length = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        RECEIVED.fetch_add(length, Relaxed);
+        self.received += length;
         if self.waited >= self.stall && chunk.is_some() {
             if self.received < SLOWEST {
                 return Err(self.stalled());

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::shim::v1::{DumpResponse, FreezeResponse};
 use migration::clock::ClockReading;
@@ -56,6 +56,7 @@ pub(super) async fn take(subject: &Subject, work: &Work) -> Result<Cut, Checkpoi
     let shm = if subject.pod.node_ipc() { None } else { Some(file(work, "shm")?) };
     let mut dumps = start_dumps(subject, client, &pieces).instrument(debug_span!("begin dumps")).await?;
     let ids: Vec<_> = subject.containers.iter().map(|c| c.id().to_string()).collect();
+    let began = Instant::now();
     let frozen = client.freeze(ids, subject.left(), subject.left()).instrument(debug_span!("freeze")).await;
     let captured = match frozen {
         Ok(frozen) => {
@@ -69,6 +70,9 @@ pub(super) async fn take(subject: &Subject, work: &Work) -> Result<Cut, Checkpoi
         Err(source) => Err(failed("freeze", subject.pod.id.to_string(), source)),
     };
     resume(subject, client, captured.is_ok()).instrument(debug_span!("resume")).await?;
+    if captured.is_ok() {
+        subject.pod.node.captures.add(began.elapsed());
+    }
     // After a failure CRIU may still be undoing its work, in files that are about to be removed.
     let _ =
         tokio::time::timeout(Duration::from_secs(5), async { while dumps.join_next().await.is_some() {} })

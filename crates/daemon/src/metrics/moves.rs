@@ -1,0 +1,91 @@
+//! Moves that began here, told by their source: it learns of both sides' phases.
+
+use std::time::Duration;
+
+use migration::transport::Report;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Bounds for phases and downtime, in seconds.
+const BUCKETS: [f64; 10] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 30.0, 120.0];
+/// Bounds for what a clock gained, in seconds: a good move is below a millisecond.
+const JUMPS: [f64; 7] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Phase {
+    role: String,
+    phase: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Clock {
+    clock: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// How moves ended, and how long what took. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Moves {
+    outcomes: Family<Outcome, Counter>,
+    phases: Histograms<Phase>,
+    downtime: Histogram,
+    jumps: Histograms<Clock>,
+    bytes: Counter,
+}
+
+impl Moves {
+    /// Registers all with `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let moves = Self {
+            outcomes: Family::default(),
+            phases: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            downtime: Histogram::new(BUCKETS),
+            jumps: Family::new_with_constructor(|| Histogram::new(JUMPS)),
+            bytes: Counter::default(),
+        };
+        let seconds = Unit::Seconds;
+        registry.register(
+            "meridian_moves",
+            "Moves to other nodes that ended, by outcome",
+            moves.outcomes.clone(),
+        );
+        let help = "Time of the phases of moves to other nodes, by role and phase";
+        registry.register_with_unit("meridian_move_phase", help, seconds.clone(), moves.phases.clone());
+        let help = "Time from the freeze to the release of pods that were moved";
+        registry.register_with_unit("meridian_move_downtime", help, seconds.clone(), moves.downtime.clone());
+        let help = "What the clocks of pods that were moved gained beyond the policy";
+        registry.register_with_unit("meridian_move_clock_jump", help, seconds, moves.jumps.clone());
+        let help = "Bytes sent to other nodes";
+        registry.register_with_unit("meridian_move_sent", help, Unit::Bytes, moves.bytes.clone());
+        moves
+    }
+
+    /// The pod runs elsewhere.
+    pub fn moved(&self, report: &Report) {
+        self.ended("moved");
+        for record in &report.phases {
+            let phase = Phase { role: record.role.name().to_owned(), phase: record.name.clone() };
+            self.phases.get_or_create(&phase).observe(record.duration.as_secs_f64());
+        }
+        self.downtime.observe(Duration::from_nanos(report.downtime).as_secs_f64());
+        for (clock, gained) in [("monotonic", report.monotonic_jump), ("boottime", report.boottime_jump)] {
+            let gained = Duration::from_nanos(gained.unsigned_abs());
+            self.jumps.get_or_create(&Clock { clock }).observe(gained.as_secs_f64());
+        }
+        self.bytes.inc_by(report.bytes);
+    }
+
+    /// The pod runs on here: `stayed`; or nobody knows yet: `unknown`.
+    pub fn ended(&self, outcome: &'static str) {
+        self.outcomes.get_or_create(&Outcome { outcome }).inc();
+    }
+}
