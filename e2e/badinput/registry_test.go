@@ -197,12 +197,20 @@ func diffIDs(layers [][]byte) []string {
 	return ids
 }
 
+// zipped remembers what is packed once per row.
+var zipped = map[string][]byte{}
+
 func zip(data []byte) []byte {
+	digest := digestOf(data)
+	if packed, ok := zipped[digest]; ok {
+		return packed
+	}
 	var buffer bytes.Buffer
 	writer := gzip.NewWriter(&buffer)
 	_, _ = writer.Write(data)
 	_ = writer.Close()
-	return buffer.Bytes()
+	zipped[digest] = buffer.Bytes()
+	return zipped[digest]
 }
 
 // entry is one tar entry.

@@ -110,10 +110,16 @@ fn of_channel(error: &ChannelError) -> (&str, i32, &str) {
 }
 
 /// The image or the request is at fault: a mount target that is a symlink, a file where a directory must be, a
-/// program that is not there.
+/// program that is not there, a working directory below one that cannot hold it (/proc/self/fd, CVE-2024-21626).
 fn is_invalid(failure: &Failure) -> bool {
     let at_fault = [Errno::LOOP, Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG, Errno::INVAL];
-    failure.step == "find program" || failure.step.starts_with("mount ") && at_fault.contains(&failure.errno)
+    match &*failure.step {
+        "find program" => true,
+        "open working directory" => {
+            at_fault.contains(&failure.errno) || [Errno::NOENT, Errno::ACCESS].contains(&failure.errno)
+        }
+        step => step.starts_with("mount ") && at_fault.contains(&failure.errno),
+    }
 }
 
 /// For checks of plan fields.

@@ -121,7 +121,7 @@ impl Program {
     /// Makes the working directory if it is missing and goes there; `root` is the container's root, which is ours
     /// by now.
     pub(crate) fn enter_cwd(&self, root: BorrowedFd<'_>) -> Result<(), Failure> {
-        let object = self.cwd.to_string_lossy();
+        let object: String = self.cwd.to_string_lossy().chars().take(200).collect();
         let dir = Root::new(root).mkdir_all(&self.cwd).step("open working directory", &object)?;
         rustix::process::fchdir(&dir).step("chdir", &object)?;
         // A directory that a rename or a magic link put outside has no path here (CVE-2024-21626).

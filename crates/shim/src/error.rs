@@ -171,8 +171,10 @@ fn kind_of(errno: i32) -> Kind {
     let is = |known: &Errno| known.raw_os_error() == errno;
     if exhausted.iter().any(is) {
         Kind::Exhausted
-    } else if is(&Errno::RANGE) {
-        Kind::Invalid // a limit beyond what this node has, such as a CPU that is not there
+    } else if [Errno::RANGE, Errno::TOOBIG, Errno::NOEXEC].iter().any(is) {
+        // A limit beyond what this node has, such as a CPU that is not there; variables and arguments too long for
+        // execve(2); a program of another machine.
+        Kind::Invalid
     } else if is(&Errno::NODEV) {
         Kind::Precondition // a controller or device that this node does not have
     } else if is(&Errno::TIMEDOUT) {

@@ -74,7 +74,7 @@ impl Accounts {
         let uid = match (&given, &account) {
             (Id::Number(uid), _) => *uid,
             (Id::Name(_), Some(account)) => account.uid,
-            (Id::Name(name), None) => return Err(SpecError::NoSuchUser { name: (*name).to_owned() }),
+            (Id::Name(name), None) => return Err(SpecError::NoSuchUser { name: shorten(name) }),
         };
         let gid = match (&context.run_as_group, image_group) {
             (Some(number), _) => number_in("run_as_group", number.value)?,
@@ -109,7 +109,7 @@ impl Accounts {
             Id::Number(gid) => Ok(*gid),
             Id::Name(name) => {
                 let found = self.group.lines().filter_map(group).find(|g| g.0 == *name);
-                found.map(|g| g.1).ok_or_else(|| SpecError::NoSuchGroup { name: (*name).to_owned() })
+                found.map(|g| g.1).ok_or_else(|| SpecError::NoSuchGroup { name: shorten(name) })
             }
         }
     }
@@ -145,7 +145,7 @@ fn split(user: &str) -> Result<(Id<'_>, Option<Id<'_>>), SpecError> {
 
 /// Whatever starts like a number must be one, in range.
 fn parse(text: &str) -> Result<Id<'_>, SpecError> {
-    let invalid = || SpecError::InvalidUser { text: text.chars().take(80).collect() };
+    let invalid = || SpecError::InvalidUser { text: shorten(text) };
     match text.bytes().next() {
         Some(b'a'..=b'z' | b'A'..=b'Z' | b'_') if !text.contains(|c: char| c.is_control()) => {
             Ok(Id::Name(text))
@@ -182,6 +182,11 @@ fn read(rootfs: BorrowedFd<'_>, path: &'static str) -> Result<String, SpecError>
     let mut file = std::fs::File::from(file).take(FILE_LIMIT);
     file.read_to_end(&mut bytes).map_err(|e| failed(sys::errno_of(&e)))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// As much of a name as a message needs: images may have any.
+fn shorten(name: &str) -> String {
+    name.chars().take(80).collect()
 }
 
 #[cfg(test)]
