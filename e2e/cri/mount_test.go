@@ -47,7 +47,8 @@ func TestVolumes(t *testing.T) {
 	t.Cleanup(func() { _ = os.Remove(volume + "-link") })
 	c := p.Run("main", sleeper, mounting(
 		&runtimeapi.Mount{HostPath: volume, ContainerPath: "/rw"},
-		&runtimeapi.Mount{HostPath: volume, ContainerPath: "/ro", Readonly: true},
+		// The kubelet sends image_sub_path with every volume's subPath, images or not.
+		&runtimeapi.Mount{HostPath: volume, ContainerPath: "/ro", Readonly: true, ImageSubPath: "sub"},
 		&runtimeapi.Mount{HostPath: filepath.Join(volume, "file"), ContainerPath: "/deep/er/single"},
 		&runtimeapi.Mount{HostPath: volume + "-link", ContainerPath: "/linked"},
 		&runtimeapi.Mount{HostPath: filepath.Join(volume, "file"), ContainerPath: "/etc/passwd", Readonly: true},

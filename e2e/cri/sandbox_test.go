@@ -51,6 +51,10 @@ func TestSandboxStatusEchoesTheRequest(t *testing.T) {
 	if additional := got.Network.GetAdditionalIps(); len(additional) != 1 || !netip.MustParseAddr(additional[0].Ip).Is6() {
 		t.Errorf("additional ips = %v, want one IPv6 address", additional)
 	}
+	// A timestamp would make a kubelet v1.37 with EventedPLEG run init containers for ever (e2e/cluster, TestInitAndSidecar).
+	if response, err := lab.Node().PodSandboxStatus(lab.Context(t), p.ID, false); err != nil || response.Timestamp != 0 {
+		t.Errorf("timestamp = %d, %v", response.GetTimestamp(), err)
+	}
 }
 
 func TestRunPodSandboxIsSafeToRepeat(t *testing.T) {

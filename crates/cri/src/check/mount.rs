@@ -41,9 +41,7 @@ fn source(field: Field<'_>, m: &Mount) -> Check {
             .conflict("must be PROPAGATION_PRIVATE: nothing is mounted below an image")),
         (true, true) if m.image_sub_path.is_empty() => Ok(()),
         (true, true) => text::relative(field.at("image_sub_path"), &m.image_sub_path),
-        (false, _) if !m.image_sub_path.is_empty() => {
-            Err(field.at("image_sub_path").conflict("needs an image to be below"))
-        }
+        // The kubelet sets image_sub_path for every volume with a subPath; without an image, host_path is already below.
         (false, _) => text::absolute(field.at("host_path"), &m.host_path),
     }
 }

@@ -328,7 +328,6 @@ fn containers() {
             ("config.mounts[0].image", "host_path", |c| {
                 c.mounts[0].image = Some(ImageSpec { image: "x".into(), ..Default::default() });
             }),
-            ("config.mounts[0].image_sub_path", "image", |c| c.mounts[0].image_sub_path = "sub".into()),
             ("config.mounts[0].image_sub_path", "relative", |c| {
                 c.mounts[0] = Mount {
                     container_path: "/model".into(),
