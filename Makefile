@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-unit test-root e2e kernels check critest demo bench clean
+.PHONY: help install build test test-unit test-root e2e kernels cluster check critest demo bench clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -40,6 +40,9 @@ e2e: build ## run the end-to-end tests against target/bin
 kernels: build ## run the kernel-dependent tests in virtual machines with Debian's kernels
 	@hack/install kernels
 	@hack/test kernels
+
+cluster: build ## run the tests of a two-node Kubernetes cluster whose kubelets run Meridian
+	@hack/test cluster
 
 check: ## check format, lints, dependencies and documentation
 	@hack/install deny

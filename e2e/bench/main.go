@@ -1,10 +1,12 @@
 // The benchmark: Meridian beside containerd with runc and with crun, through the same client, in one run, alternating.
 //
-//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, lists, growth, checkpoint, migration, pull
+//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, lists, growth, checkpoint, migration, pull;
+//	                                    cluster, which wants Kubernetes and runs only when named
 //
 // Everything runs in a world of its own (package lab), so the network is the same for all and nothing else is counted.
 // Each figure is taken from outside: by the client's clock, from /proc, or by a task that reads its own clocks in a tight
-// loop. Results go to bench/results: latest.json with every sample's summary, latest.txt and latest.svg.
+// loop. Results go to bench/results: latest.json with every sample's summary, latest.txt and latest.svg
+// (cluster.* when only that part ran).
 package main
 
 import (
@@ -17,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"meridian.dev/e2e/kube"
 	"meridian.dev/e2e/lab"
 )
 
@@ -37,18 +40,21 @@ var (
 type part struct {
 	name string
 	run  func(context.Context, *bench) error
+	// named: runs only when asked for.
+	named bool
 }
 
 var parts = []part{
-	{"lifecycle", lifecycle},
-	{"probes", probes},
-	{"concurrency", concurrency},
-	{"density", density},
-	{"lists", lists},
-	{"growth", growth},
-	{"checkpoint", checkpoints},
-	{"migration", migrations},
-	{"pull", pulls},
+	{name: "lifecycle", run: lifecycle},
+	{name: "probes", run: probes},
+	{name: "concurrency", run: concurrency},
+	{name: "density", run: density},
+	{name: "lists", run: lists},
+	{name: "growth", run: growth},
+	{name: "checkpoint", run: checkpoints},
+	{name: "migration", run: migrations},
+	{name: "pull", run: pulls},
+	{name: "cluster", run: clusters, named: true},
 }
 
 // bench is a run under way.
@@ -60,6 +66,7 @@ type bench struct {
 }
 
 func main() {
+	kube.Boot()
 	short := flag.Bool("quick", false, "few samples: shows that it works")
 	only := flag.String("only", "", "comma-separated parts to run")
 	flag.Parse()
@@ -85,7 +92,7 @@ func measure(scale settings, only []string) (err error) {
 	}
 	b := &bench{settings: scale, contenders: stage.contenders, report: newReport(), registry: stage.registry}
 	for _, part := range parts {
-		if len(only) > 0 && !slices.Contains(only, part.name) {
+		if !slices.Contains(only, part.name) && (len(only) > 0 || part.named) {
 			continue
 		}
 		say("%s", part.name)
@@ -97,7 +104,11 @@ func measure(scale settings, only []string) (err error) {
 		}
 		say("%s took %s", part.name, time.Since(began).Round(time.Second))
 	}
-	if err := b.report.write(); err != nil {
+	name := "latest"
+	if slices.Equal(only, []string{"cluster"}) {
+		name = "cluster"
+	}
+	if err := b.report.write(name); err != nil {
 		return err
 	}
 	if len(b.report.Failures) > 0 {

@@ -96,7 +96,7 @@ func (f *Figure) compare() {
 	if !ok {
 		return
 	}
-	for _, reference := range []string{crun, plain} {
+	for _, reference := range []string{crun, plain, runc} {
 		if theirs, ok := f.Of[reference]; ok && mine.P50 > 0 && theirs.P50 > 0 {
 			f.Reference, f.Ratio = reference, theirs.P50/mine.P50
 			if moreIsBetter(f.What) {
@@ -107,7 +107,7 @@ func (f *Figure) compare() {
 	}
 }
 
-// judge compares with the goals of issues 3 and 4.
+// judge compares with the goals of issues 3, 4 and 6.
 func (f *Figure) judge() {
 	mine, ok := f.Of[meridian]
 	if !ok {
@@ -117,6 +117,8 @@ func (f *Figure) judge() {
 	switch {
 	case slices.Contains([]string{"pod up", "ExecSync", "CPU of an exec probe", "StopPodSandbox", "pods per second"}, f.What):
 		ratio(8)
+	case strings.Contains(f.What, "of a Deployment"), strings.HasPrefix(f.What, "CPU of kubelet and runtime"):
+		ratio(2)
 	case f.What == "PSS per pod, MB":
 		f.set("<= 0.2 MB", mine.P50 <= 0.2)
 	case strings.HasPrefix(f.What, "pull of "):
@@ -140,8 +142,8 @@ func (f *Figure) judge() {
 
 func (f *Figure) set(goal string, met bool) { f.Goal, f.Met = goal, &met }
 
-// write prints the table and leaves it, the JSON and the chart in bench/results.
-func (r *report) write() error {
+// write prints the table and leaves it, the JSON and the chart in bench/results, under a name.
+func (r *report) write(name string) error {
 	directory := filepath.Join(node.Top(), "bench/results")
 	if err := os.MkdirAll(directory, 0o755); err != nil {
 		return err
@@ -156,8 +158,8 @@ func (r *report) write() error {
 	if err != nil {
 		return err
 	}
-	for name, content := range map[string][]byte{"latest.json": document, "latest.txt": []byte(text), "latest.svg": chart(figures)} {
-		if err := os.WriteFile(filepath.Join(directory, name), content, 0o644); err != nil {
+	for suffix, content := range map[string][]byte{".json": document, ".txt": []byte(text), ".svg": chart(figures)} {
+		if err := os.WriteFile(filepath.Join(directory, name+suffix), content, 0o644); err != nil {
 			return err
 		}
 	}

@@ -80,7 +80,7 @@ func outside() (int, error) {
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	code, err := exitCode(self.Run())
-	removeCgroups(word)
+	RemoveCgroups(word)
 	return code, err
 }
 
@@ -139,8 +139,8 @@ func loopbackUp() error {
 	return nil
 }
 
-// removeCgroups removes what a killed world left; in a good run there is nothing. Deepest first.
-func removeCgroups(word string) {
+// RemoveCgroups removes the empty cgroups that a killed world, or one node of it, left. Deepest first.
+func RemoveCgroups(word string) {
 	var found []string
 	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
 		roots, _ := filepath.Glob(pattern + "/meridian-" + word + "*")

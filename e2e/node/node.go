@@ -28,6 +28,8 @@ type Options struct {
 	Dir string
 	// Subnet is the second byte of the pod network 10.N.0.0/16 and of fd00:N::/64; 0 means 88.
 	Subnet int
+	// Routed says that other nodes have routes to its pods, so that these keep their addresses on the way.
+	Routed bool
 	// CRIU is the argument vector that starts CRIU; nil means the one hack/install left.
 	CRIU []string
 	// Wrap is put before the daemon's command line, to start it in namespaces of its own.
@@ -104,6 +106,7 @@ var configuration = template.Must(template.New("config.toml").Funcs(template.Fun
 bridge = "{{.Bridge}}"
 subnet4 = "10.{{.Subnet}}.0.0/16"
 subnet6 = "fd00:{{.Subnet}}::/64"
+masquerade = {{not .Routed}}
 
 [cgroup]
 root = "/{{.Cgroup}}"

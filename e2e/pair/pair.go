@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"meridian.dev/e2e/fabric"
 	"meridian.dev/e2e/lab"
 	"meridian.dev/e2e/node"
 )
@@ -25,10 +26,7 @@ import (
 // Ahead is how far node b's MONOTONIC and BOOTTIME run ahead of node a's.
 const Ahead = 5_000_000 * time.Second
 
-const (
-	gateway = "198.18.0.1"
-	port    = 7070
-)
+const port = 7070
 
 // Pair is two running nodes and what they share.
 type Pair struct {
@@ -47,6 +45,8 @@ type Node struct {
 	Peer string
 	// Namespace is the name of its network namespace.
 	Namespace string
+
+	plug string // its name in the fabric
 }
 
 // Options change the nodes.
@@ -71,7 +71,7 @@ func Start(ctx context.Context, options Options) (*Pair, error) {
 
 func (p *Pair) start(ctx context.Context, options Options) error {
 	steps := []func() error{
-		fabric,
+		fabric.Up,
 		p.startRegistry,
 		p.certificates,
 		func() (err error) { p.A, err = p.node("a", 11, 96, options); return },
@@ -102,12 +102,12 @@ func (p *Pair) Stop() error {
 			errs = append(errs, n.Purge(ctx))
 			cancel()
 		}
-		errs = append(errs, n.Node.Stop(), unplug(n.Namespace), os.RemoveAll(n.Dir))
+		errs = append(errs, n.Node.Stop(), fabric.Unplug(n.plug), os.RemoveAll(n.Dir))
 	}
 	if p.Registry != "" {
 		errs = append(errs, registry("stop"))
 	}
-	return errors.Join(append(errs, ip("link", "del", "fabric"), os.RemoveAll(p.directory))...)
+	return errors.Join(append(errs, fabric.Down(), os.RemoveAll(p.directory))...)
 }
 
 // Other is the node that n is not.
@@ -120,13 +120,6 @@ func (p *Pair) Other(n *Node) *Node {
 
 // Reference is how an image of hack/images is called in the pair's registry.
 func (p *Pair) Reference(image string) string { return p.Registry + "/meridian/" + image }
-
-func fabric() error {
-	return errors.Join(
-		ip("link", "add", "fabric", "type", "bridge"),
-		ip("addr", "add", gateway+"/24", "dev", "fabric"),
-		ip("link", "set", "fabric", "up"))
-}
 
 func (p *Pair) startRegistry() error {
 	address, err := registryOutput("start")
@@ -146,9 +139,8 @@ func (p *Pair) certificates() error {
 func (p *Pair) pki() string { return filepath.Join(p.directory, "pki") }
 
 func (p *Pair) node(name string, host, subnet int, options Options) (*Node, error) {
-	namespace := "node-" + name
-	address := fmt.Sprintf("198.18.0.%d", host)
-	if err := plug(namespace, name, address); err != nil {
+	namespace, address := fabric.Namespace(name), fabric.Address(host)
+	if err := fabric.Plug(name, address); err != nil {
 		return nil, err
 	}
 	wrap := []string{"nsenter", "--net=/run/netns/" + namespace, "unshare", "--mount", "--propagation", "slave"}
@@ -166,46 +158,13 @@ func (p *Pair) node(name string, host, subnet int, options Options) (*Node, erro
 	if err != nil {
 		return nil, err
 	}
-	return &Node{Node: n, Peer: peer, Namespace: namespace}, nil
+	return &Node{Node: n, Peer: peer, Namespace: namespace, plug: name}, nil
 }
 
 func (p *Pair) extra(name, listen string) string {
 	return fmt.Sprintf("[image]\ninsecure = [%q]\n\n[peer]\nlisten = %q\nca = %q\ncertificate = %q\nkey = %q\n",
 		p.Registry, listen, filepath.Join(p.pki(), "ca.crt"),
 		filepath.Join(p.pki(), name+".crt"), filepath.Join(p.pki(), name+".key"))
-}
-
-// plug makes a node's network namespace and connects it to the fabric.
-func plug(namespace, name, address string) error {
-	outside, inside := "fab-"+name, "up-"+name
-	for _, step := range [][]string{
-		{"netns", "add", namespace},
-		{"link", "add", outside, "type", "veth", "peer", "name", inside, "netns", namespace},
-		{"link", "set", outside, "master", "fabric", "up"},
-		{"-n", namespace, "addr", "add", address + "/24", "dev", inside},
-		{"-n", namespace, "link", "set", inside, "up"},
-		{"-n", namespace, "link", "set", "lo", "up"},
-		{"-n", namespace, "route", "add", "default", "via", gateway},
-	} {
-		if err := ip(step...); err != nil {
-			return errors.Join(err, unplug(namespace))
-		}
-	}
-	return nil
-}
-
-// unplug removes a node's namespace; its cable first, which the kernel would otherwise remove some time later.
-func unplug(namespace string) error {
-	cable := "fab-" + strings.TrimPrefix(namespace, "node-")
-	return errors.Join(ip("link", "del", cable), ip("netns", "del", namespace))
-}
-
-func ip(arguments ...string) error {
-	output, err := exec.Command("ip", arguments...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("ip %s: %w: %s", strings.Join(arguments, " "), err, output)
-	}
-	return nil
 }
 
 func registry(action string) error {
@@ -215,7 +174,7 @@ func registry(action string) error {
 
 func registryOutput(action string) (string, error) {
 	command := exec.Command(filepath.Join(node.Top(), "hack/registry"), action, "pair-"+lab.Name())
-	command.Env = append(os.Environ(), "MERIDIAN_REGISTRY_HOST="+gateway)
+	command.Env = append(os.Environ(), "MERIDIAN_REGISTRY_HOST="+fabric.Gateway)
 	command.Stderr = os.Stderr
 	output, err := command.Output()
 	if err != nil {
