@@ -1,0 +1,4 @@
+//! The name of an image.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| image::fuzz::reference(bytes));
