@@ -76,16 +76,75 @@ impl Moves {
             let phase = Phase { role: record.role.name().to_owned(), phase: record.name.clone() };
             self.phases.get_or_create(&phase).observe(record.duration.as_secs_f64());
         }
+        self.bytes.inc_by(report.bytes);
+        // A source whose confirmation was lost learns that the pod runs, and nothing of how it went.
+        if report.downtime == 0 {
+            return;
+        }
         self.downtime.observe(Duration::from_nanos(report.downtime).as_secs_f64());
         for (clock, gained) in [("monotonic", report.monotonic_jump), ("boottime", report.boottime_jump)] {
             let gained = Duration::from_nanos(gained.unsigned_abs());
             self.jumps.get_or_create(&Clock { clock }).observe(gained.as_secs_f64());
         }
-        self.bytes.inc_by(report.bytes);
     }
 
     /// The pod runs on here: `stayed`; or nobody knows yet: `unknown`.
     pub fn ended(&self, outcome: &'static str) {
         self.outcomes.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use migration::transport::{Record, Role};
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    fn report(downtime: u64) -> Report {
+        let ms = Duration::from_millis;
+        let record = |role, name: &str, frozen| Record {
+            role,
+            name: name.into(),
+            start: ms(0),
+            duration: ms(20),
+            frozen,
+        };
+        Report {
+            migration: String::new(),
+            source_pod: String::new(),
+            destination_pod: String::new(),
+            phases: vec![record(Role::Source, "dump", true), record(Role::Destination, "restore", true)],
+            downtime,
+            monotonic_jump: -200_000,
+            boottime_jump: 2_000_000,
+            late: 0,
+            bytes: 4096,
+            namespaces: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_move_is_told_with_its_phases_and_jumps() {
+        let mut registry = Registry::default();
+        let moves = Moves::register(&mut registry);
+        moves.moved(&report(45_000_000));
+        moves.moved(&report(0)); // its confirmation was lost
+        moves.ended("stayed");
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "meridian_moves_total{outcome=\"moved\"} 2",
+            "meridian_moves_total{outcome=\"stayed\"} 1",
+            "meridian_move_phase_seconds_bucket{le=\"0.03\",role=\"source\",phase=\"dump\"} 2",
+            "meridian_move_phase_seconds_count{role=\"destination\",phase=\"restore\"} 2",
+            "meridian_move_downtime_seconds_sum 0.045",
+            "meridian_move_downtime_seconds_count 1",
+            "meridian_move_clock_jump_seconds_bucket{le=\"0.0003\",clock=\"monotonic\"} 1",
+            "meridian_move_clock_jump_seconds_bucket{le=\"0.001\",clock=\"boottime\"} 0",
+            "meridian_move_sent_bytes_total 8192",
+        ] {
+            assert!(text.contains(line), "no {line} in\n{text}");
+        }
     }
 }
