@@ -20,6 +20,14 @@ func TestCrictlInformation(t *testing.T) {
 	wants(t, "info", conditions, "RuntimeReady", "NetworkReady")
 	wants(t, "info .config.stateDir", info.at("config", "stateDir").String(), "/")
 	wants(t, "runtime-config", c.call("runtime-config"), "CGROUPFS")
+	if status := c.call("update-runtime-config", "--pod-cidr", "10.88.0.0/16,fd00:88::/64"); status != "" {
+		wants(t, "update-runtime-config", status, "pdated")
+	}
+	if _, stderr, err := c.try("update-runtime-config", "--pod-cidr", "10.88.0.1/16"); err == nil {
+		t.Error("update-runtime-config takes an address for a subnet")
+	} else {
+		wants(t, "update-runtime-config", stderr, "pod_cidr", "10.88.0.0/16")
+	}
 	wants(t, "imagefsinfo", c.ask("imagefsinfo").at("status", "imageFilesystems", 0, "fsId", "mountpoint").String(), "/")
 }
 

@@ -190,6 +190,33 @@ func TestHostPortHasOnePod(t *testing.T) {
 	lab.Adopt(t, id, second)
 }
 
+// A client that goes on sending from one socket reaches whoever has the port: nobody, then a pod, then the next.
+func TestUDPClientsFollowTheHostPort(t *testing.T) {
+	lab.Clean(t, lab.Node())
+	client, err := net.Dial("udp", "127.0.0.1:12076")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	answered := func() bool {
+		answer := make([]byte, 100)
+		_ = client.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		_, _ = client.Write([]byte("hello\n"))
+		count, err := client.Read(answer)
+		return err == nil && string(answer[:count]) == "hello\n"
+	}
+	for _, name := range []string{"first", "second"} {
+		if answered() {
+			t.Errorf("somebody answers before the %s pod", name)
+		}
+		t.Run(name, func(t *testing.T) {
+			p := pod(t, mapping(&runtimeapi.PortMapping{ContainerPort: 71, HostPort: 12076, Protocol: runtimeapi.Protocol_UDP}))
+			serve(t, p)
+			eventually(t, "the pod answers", answered)
+		})
+	}
+}
+
 func TestHostPortsSurviveARestart(t *testing.T) {
 	p := pod(t, mapping(&runtimeapi.PortMapping{ContainerPort: 70, HostPort: 12070}))
 	serve(t, p)

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -83,6 +84,26 @@ func TestPluginsThatFail(t *testing.T) {
 	}
 	write(t, mode, "ok")
 	lab.RunPod(t)
+}
+
+// The node's share of the pod network reaches the plugins that ask for it, also after a restart.
+func TestPodCidrIsTheirs(t *testing.T) {
+	n := lab.Node()
+	told := &runtimeapi.RuntimeConfig{NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: "fd00:244::/64,10.244.0.0/24"}}
+	if err := n.UpdateRuntimeConfig(lab.Context(t), told); err != nil {
+		t.Fatal(err)
+	}
+	lab.Clean(t, n) // what was told is kept
+	n.Kill()
+	if err := n.Start(lab.Context(t)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, journal, "")
+	lab.RunPod(t)
+	wanted, _ := configuration(t, calls(t)[0])["runtimeConfig"].(map[string]any)
+	if ranges := fmt.Sprint(wanted["ipRanges"]); ranges != "[[map[subnet:10.244.0.0/24]] [map[subnet:fd00:244::/64]]]" {
+		t.Errorf("ipRanges %s", ranges)
+	}
 }
 
 // A restart changes no address; a pod is taken down with the configuration it was made with, when there is none any more.

@@ -44,7 +44,7 @@ esac
 const conflist = `{"cniVersion": "1.0.0", "name": "lab", "plugins": [
   {"type": "bridge", "bridge": "cni-lab", "isGateway": true, "ipam": {"type": "host-local",
     "dataDir": "` + base + `/ipam", "ranges": [[{"subnet": "10.77.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
-  {"type": "stub", "capabilities": {"portMappings": true, "bandwidth": true}}]}`
+  {"type": "stub", "capabilities": {"portMappings": true, "bandwidth": true, "ipRanges": true}}]}`
 
 func TestMain(m *testing.M) {
 	lab.MainWith(m, func() node.Options {

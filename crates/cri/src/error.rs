@@ -27,14 +27,6 @@ impl Failure {
         Self { message: format!("{field}: {}", self.message), ..self }
     }
 
-    /// The RPC belongs to a later version: clients that have a way around take it.
-    pub(crate) fn unimplemented(rpc: &str) -> Self {
-        Self {
-            code: Code::Unimplemented,
-            message: format!("{rpc} is not implemented in this version of Meridian"),
-        }
-    }
-
     /// A subscriber read too slowly and lost what it had not read.
     pub(crate) fn behind(events: u64) -> Self {
         let message = format!(

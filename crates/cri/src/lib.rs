@@ -7,8 +7,7 @@
 //! ```
 //!
 //! One RPC, one file, named as the field names it: `sandbox_run`, `container_create`, `image_pull`. A file checks its
-//! request, turns ids into objects, calls crates `pod`, `image` and `streaming`, and words the reply; policy lives below. The RPCs
-//! of later versions are registered, too, and answer `Unimplemented` with their name, so that clients fall back.
+//! request, turns ids into objects, calls crates `pod`, `image` and `streaming`, and words the reply; policy lives below.
 //!
 //! - [`runtime_service()`] and [`image_service()`] are the two tonic services that the daemon adds to its server.
 //! - [`Abilities`] is what the daemon's start-up probe found, told by `Status`.
@@ -51,6 +50,7 @@ mod info;
 mod metrics;
 mod port_forward;
 mod runtime_config;
+mod runtime_config_update;
 mod sandbox_checkpoint;
 mod sandbox_list;
 mod sandbox_remove;

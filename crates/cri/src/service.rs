@@ -13,8 +13,9 @@ use crate::{
     container_remove, container_reopen_log, container_start, container_stats, container_status,
     container_stop, container_update, deadline,
     error::Failure,
-    exec, metrics, port_forward, runtime_config, sandbox_checkpoint, sandbox_list, sandbox_remove,
-    sandbox_restore, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop, sandbox_update,
+    exec, metrics, port_forward, runtime_config, runtime_config_update, sandbox_checkpoint, sandbox_list,
+    sandbox_remove, sandbox_restore, sandbox_run, sandbox_stats, sandbox_status, sandbox_stop,
+    sandbox_update,
     status::{self, Abilities},
     stream::{self, Items},
     version,
@@ -40,11 +41,6 @@ type Reply<T> = Result<Response<T>, Status>;
 /// Answers an RPC. The daemon's layer around all services has the span and tells the log what the caller is told.
 pub(crate) async fn answer<T>(work: impl Future<Output = Result<T, Failure>>) -> Reply<T> {
     Ok(Response::new(work.await?))
-}
-
-/// An RPC of a later version.
-fn later<T>(rpc: &'static str) -> Reply<T> {
-    Err(Failure::unimplemented(rpc).into())
 }
 
 #[async_trait]
@@ -175,9 +171,9 @@ impl RuntimeService for Runtime {
 
     async fn update_runtime_config(
         &self,
-        _: Request<UpdateRuntimeConfigRequest>,
+        r: Request<UpdateRuntimeConfigRequest>,
     ) -> Reply<UpdateRuntimeConfigResponse> {
-        later("UpdateRuntimeConfig")
+        answer(runtime_config_update::update(&self.pods, r.into_inner())).await
     }
 
     async fn exec(&self, r: Request<ExecRequest>) -> Reply<ExecResponse> {

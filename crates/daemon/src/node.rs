@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use api::meridian::v1::Feature;
 use cri::{Abilities, Problem};
 use image::{ImageConfig, Images, Mirror};
-use network::Network;
-use pod::{Pods, PodsConfig};
+use network::{Network, NetworkConfig};
+use pod::{PodCidr, Pods, PodsConfig};
 use serde_json::json;
 
 use crate::config::Config;
@@ -39,7 +39,7 @@ impl Node {
     /// Opens all, pods last: recovering them needs the others.
     pub async fn open(flags: &Flags, config: &Config, features: &[Feature]) -> Result<Self, OpenError> {
         let images = Images::open(image_config(flags, config))?;
-        let network = Network::start(&config.network)?;
+        let network = Network::start(&network_config(flags, config))?;
         let pods = Pods::open(pods_config(flags, config, features)?, images.clone(), network.clone()).await?;
         Ok(Self { images, pods, network })
     }
@@ -50,6 +50,12 @@ fn image_config(flags: &Flags, config: &Config) -> ImageConfig {
     let (insecure, pinned) = (config.image.insecure.clone(), config.image.pinned.clone());
     let (root, hosts) = (flags.root.clone(), config.image.hosts.clone());
     ImageConfig { root, mirrors, insecure, hosts, pinned, ..ImageConfig::default() }
+}
+
+/// The configured subnets, or those that the kubelet told since.
+fn network_config(flags: &Flags, config: &Config) -> NetworkConfig {
+    let told = PodCidr::kept(&flags.root).filter(|_| config.cni.is_none());
+    told.map_or_else(|| config.network.clone(), |cidr| cidr.apply(&config.network))
 }
 
 /// What is asked before the registries themselves.

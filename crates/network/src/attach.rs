@@ -14,10 +14,10 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::bridge::gateways;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, Mac};
 use crate::netlink::{Refused, Request, Rtnetlink};
+use crate::subnet::Gateway;
 
 /// Name of every pod's interface.
 pub const INTERFACE: &str = "eth0";
@@ -80,9 +80,9 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    pub(crate) fn new(config: &NetworkConfig, lease: &Lease) -> Self {
+    pub(crate) fn new(config: &NetworkConfig, gateways: &[Gateway], lease: &Lease) -> Self {
         let addresses = lease.addresses();
-        let gateways = gateways(config).map(|(address, _)| address).take(addresses.len()).collect();
+        let gateways = gateways.iter().map(|gateway| gateway.address).collect();
         let (mac, host_veth) = (lease.mac(), lease.host_veth());
         Self { interface: INTERFACE, addresses, gateways, mac, host_veth, mtu: config.mtu }
     }
@@ -123,17 +123,13 @@ pub(crate) fn veth(
 }
 
 /// Configures lo and eth0 from within.
-pub(crate) fn inside(
-    config: &NetworkConfig,
-    lease: &Lease,
-    netns: BorrowedFd<'_>,
-) -> Result<(), AttachError> {
+pub(crate) fn inside(gateways: &[Gateway], lease: &Lease, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
     let address = lease.v4;
     let failed = |step| move |source| AttachError::Inside { address, step, source };
     let mut pod = Rtnetlink::open_in(netns).map_err(|source| AttachError::Enter { address, source })?;
     let found = pod.link_index(INTERFACE).map_err(failed("look it up"))?;
     let eth0 = found.ok_or_else(|| failed("look it up")(io::ErrorKind::NotFound.into()))?;
-    pod.batch(requests(config, lease, eth0)).map_err(|Refused { step, source }| failed(step)(source))
+    pod.batch(requests(gateways, lease, eth0)).map_err(|Refused { step, source }| failed(step)(source))
 }
 
 /// Brings lo up within; a plugin's pod needs it as ours do.
@@ -144,16 +140,16 @@ pub(crate) fn loopback(netns: BorrowedFd<'_>) -> Result<(), AttachError> {
     done.map_err(|Refused { source, .. }| AttachError::Loopback(source))
 }
 
-fn requests(config: &NetworkConfig, lease: &Lease, eth0: u32) -> Vec<Request> {
+fn requests(gateways: &[Gateway], lease: &Lease, eth0: u32) -> Vec<Request> {
     let create = NLM_F_CREATE | NLM_F_EXCL;
     let mut requests = vec![
         Request { message: RouteNetlinkMessage::SetLink(up(LOOPBACK)), flags: 0, step: "set lo up" },
         Request { message: RouteNetlinkMessage::SetLink(up(eth0)), flags: 0, step: "set it up" },
     ];
-    for (own, (gateway, prefix)) in lease.addresses().into_iter().zip(gateways(config)) {
-        let message = RouteNetlinkMessage::NewAddress(address(eth0, own, prefix));
+    for (own, gateway) in lease.addresses().into_iter().zip(gateways) {
+        let message = RouteNetlinkMessage::NewAddress(address(eth0, own, gateway.prefix));
         requests.push(Request { message, flags: create, step: "add its address" });
-        let message = RouteNetlinkMessage::NewRoute(default_route(eth0, gateway));
+        let message = RouteNetlinkMessage::NewRoute(default_route(eth0, gateway.address));
         requests.push(Request { message, flags: create, step: "add its default route" });
     }
     requests

@@ -14,6 +14,7 @@ use crate::attach::address;
 use crate::config::NetworkConfig;
 use crate::lease::Mac;
 use crate::netlink::{Refused, Request, Rtnetlink};
+use crate::subnet::{Gateway, Subnets};
 
 /// Why the bridge cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,7 @@ pub enum BridgeError {
 
 #[derive(Debug)]
 pub(crate) struct Bridge {
+    name: String,
     index: u32,
     /// An abstract socket address belongs to one network namespace, as the bridge does, and is freed with the process.
     _claim: UnixListener,
@@ -71,8 +73,8 @@ impl Bridge {
         self.index
     }
 
-    /// The bridge, and the socket it was configured with.
-    pub(crate) fn ensure(config: &NetworkConfig) -> Result<(Self, Rtnetlink), BridgeError> {
+    /// The bridge, the addresses that it has of earlier subnets, and the socket it was configured with.
+    pub(crate) fn ensure(config: &NetworkConfig) -> Result<(Self, Vec<Gateway>, Rtnetlink), BridgeError> {
         let failed =
             |step| move |source| BridgeError::Step { bridge: config.bridge.to_string(), step, source };
         let refused = |Refused { step, source }| failed(step)(source);
@@ -81,11 +83,9 @@ impl Bridge {
         let found = host.link(config.bridge.as_str()).map_err(failed("look it up"))?;
         let there = host.addresses().map_err(failed("list addresses"))?;
         let known = found.as_ref().map(|link| link.header.index);
-        for address in there.iter().filter(|address| Some(address.header.index) != known) {
-            check_overlap(config, address)?;
-        }
-        match found {
-            Some(link) if !is_bridge(&link) => {
+        check_overlaps(config.subnets(), &there, known)?;
+        match &found {
+            Some(link) if !is_bridge(link) => {
                 return Err(BridgeError::NotABridge { bridge: config.bridge.to_string() });
             }
             Some(_) => {}
@@ -93,10 +93,38 @@ impl Bridge {
         }
         let index = host.link_index(config.bridge.as_str()).map_err(failed("look it up"))?;
         let index = index.ok_or_else(|| failed("look it up")(io::ErrorKind::NotFound.into()))?;
-        let stale =
-            there.into_iter().filter(|address| address.header.index == index && is_stale(config, address));
-        host.batch(configure(config, index, stale)).map_err(refused)?;
-        Ok((Self { index, _claim: claim }, host))
+        let of_bridge = there.iter().filter(|address| address.header.index == index);
+        let earlier =
+            of_bridge.filter_map(gateway_of).filter(|one| !config.subnets().gateways().contains(one));
+        let earlier = earlier.collect();
+        let requests = std::iter::once(up(config, index, found.as_ref().is_some_and(has_own_mac)));
+        host.batch(requests.chain(add(index, config.subnets())).collect()).map_err(refused)?;
+        Ok((Self { name: config.bridge.to_string(), index, _claim: claim }, earlier, host))
+    }
+
+    /// Gives the bridge its addresses in `subnets`, beside those it has.
+    pub(crate) fn renumber(&self, host: &mut Rtnetlink, subnets: Subnets) -> Result<(), BridgeError> {
+        let there = host.addresses().map_err(|source| self.failed("list addresses", source))?;
+        check_overlaps(subnets, &there, Some(self.index))?;
+        host.batch(add(self.index, subnets).collect())
+            .map_err(|Refused { step, source }| self.failed(step, source))
+    }
+
+    /// Takes these addresses from the bridge.
+    pub(crate) fn remove(&self, host: &mut Rtnetlink, gateways: Vec<Gateway>) -> Result<(), BridgeError> {
+        if gateways.is_empty() {
+            return Ok(());
+        }
+        let removed = gateways.into_iter().map(|gateway| Request {
+            message: RouteNetlinkMessage::DelAddress(address(self.index, gateway.address, gateway.prefix)),
+            flags: 0,
+            step: "remove an address of an earlier subnet",
+        });
+        host.batch(removed.collect()).map_err(|Refused { step, source }| self.failed(step, source))
+    }
+
+    fn failed(&self, step: &'static str, source: io::Error) -> BridgeError {
+        BridgeError::Step { bridge: self.name.clone(), step, source }
     }
 }
 
@@ -111,40 +139,43 @@ fn claim(config: &NetworkConfig) -> Result<UnixListener, BridgeError> {
 }
 
 /// Another link may have a wider subnet, in which the pods' is the more specific route, but not an address in it.
-fn check_overlap(config: &NetworkConfig, message: &AddressMessage) -> Result<(), BridgeError> {
-    let Some(address) = address_of(message) else { return Ok(()) };
-    let (within, subnet, key) = match (address, config.subnet6) {
-        (IpAddr::V4(v4), _) => {
-            let subnet = config.subnet4;
-            let within = subnet.contains(v4) && message.header.prefix_len >= subnet.prefix();
-            (within, subnet.to_string(), "subnet4")
-        }
-        (IpAddr::V6(v6), Some(subnet)) => {
-            let within = subnet.contains(v6) && message.header.prefix_len >= subnet.prefix();
-            (within, subnet.to_string(), "subnet6")
-        }
-        (IpAddr::V6(_), None) => return Ok(()),
-    };
-    if within {
+/// `bridge` is the index of ours.
+fn check_overlaps(
+    subnets: Subnets,
+    there: &[AddressMessage],
+    bridge: Option<u32>,
+) -> Result<(), BridgeError> {
+    for message in there.iter().filter(|message| Some(message.header.index) != bridge) {
+        let Some(address) = address_of(message) else { continue };
         let (link, prefix) = (message.header.index, message.header.prefix_len);
+        let own = subnets.gateways().into_iter().find(|own| own.contains(address) && prefix >= own.prefix);
+        let Some(own) = own else { continue };
+        let (subnet, key) = match subnets.v6 {
+            Some(v6) if own.address.is_ipv6() => (v6.to_string(), "subnet6"),
+            _ => (subnets.v4.to_string(), "subnet4"),
+        };
         return Err(BridgeError::Overlap { subnet, key, link, address, prefix });
     }
     Ok(())
 }
 
-fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+pub(crate) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Address(address) => Some(*address),
         _ => None,
     })
 }
 
-/// An address of an earlier configuration.
-fn is_stale(config: &NetworkConfig, message: &AddressMessage) -> bool {
-    message.header.scope == AddressScope::Universe
-        && !gateways(config).any(|(address, prefix)| {
-            address_of(message) == Some(address) && message.header.prefix_len == prefix
-        })
+/// Every address but those that the kernel gives a link by itself.
+fn gateway_of(message: &AddressMessage) -> Option<Gateway> {
+    let address = address_of(message).filter(|_| message.header.scope == AddressScope::Universe)?;
+    Some(Gateway { address, prefix: message.header.prefix_len })
+}
+
+/// Pods know it by their neighbour tables: a new one would cut them off for some seconds.
+fn has_own_mac(link: &LinkMessage) -> bool {
+    let ours = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::Address(mac) if mac.starts_with(&Mac::PREFIX));
+    link.attributes.iter().any(ours)
 }
 
 fn is_bridge(link: &LinkMessage) -> bool {
@@ -152,12 +183,6 @@ fn is_bridge(link: &LinkMessage) -> bool {
         LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
         _ => false,
     })
-}
-
-/// The bridge's addresses with their prefix lengths.
-pub(crate) fn gateways(config: &NetworkConfig) -> impl Iterator<Item = (IpAddr, u8)> {
-    let v6 = config.subnet6.map(|subnet| (IpAddr::V6(subnet.gateway()), subnet.prefix()));
-    std::iter::once((IpAddr::V4(config.subnet4.gateway()), config.subnet4.prefix())).chain(v6)
 }
 
 fn create(config: &NetworkConfig) -> Request {
@@ -171,29 +196,23 @@ fn create(config: &NetworkConfig) -> Request {
     }
 }
 
-fn configure(
-    config: &NetworkConfig,
-    index: u32,
-    stale: impl Iterator<Item = AddressMessage>,
-) -> Vec<Request> {
+fn up(config: &NetworkConfig, index: u32, keep_mac: bool) -> Request {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
     // A bridge without a MAC of its own takes its lowest port's, and the pods' neighbour caches go stale.
-    link.attributes.push(LinkAttribute::Address(Mac::of(config.subnet4.gateway()).octets().to_vec()));
+    if !keep_mac {
+        link.attributes.push(LinkAttribute::Address(Mac::of(config.subnet4.gateway()).octets().to_vec()));
+    }
     link.attributes.push(LinkAttribute::Mtu(config.mtu));
-    let up =
-        Request { message: RouteNetlinkMessage::SetLink(link), flags: 0, step: "set MAC and MTU, and up" };
-    let removed = stale.map(|address| Request {
-        message: RouteNetlinkMessage::DelAddress(address),
-        flags: 0,
-        step: "remove an address of an earlier configuration",
-    });
-    let added = gateways(config).map(|(gateway, prefix)| Request {
-        message: RouteNetlinkMessage::NewAddress(address(index, gateway, prefix)),
+    Request { message: RouteNetlinkMessage::SetLink(link), flags: 0, step: "set MAC and MTU, and up" }
+}
+
+fn add(index: u32, subnets: Subnets) -> impl Iterator<Item = Request> {
+    subnets.gateways().into_iter().map(move |gateway| Request {
+        message: RouteNetlinkMessage::NewAddress(address(index, gateway.address, gateway.prefix)),
         flags: NLM_F_CREATE | NLM_F_REPLACE,
         step: "add its address",
-    });
-    std::iter::once(up).chain(removed).chain(added).collect()
+    })
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer};
 
-use crate::subnet::{BridgeName, Subnet4, Subnet6};
+use crate::subnet::{BridgeName, Subnet4, Subnet6, Subnets};
 
 /// Section `[network]` of the daemon's configuration. All keys are optional.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -19,6 +19,12 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// Whether pods reach other networks under the node's address. Without it, those networks need a route back.
     pub masquerade: bool,
+}
+
+impl NetworkConfig {
+    pub(crate) fn subnets(&self) -> Subnets {
+        Subnets { v4: self.subnet4, v6: self.subnet6 }
+    }
 }
 
 impl Default for NetworkConfig {

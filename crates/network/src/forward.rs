@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::NetworkConfig;
 use crate::nft::{self, NftError};
+use crate::subnet::Gateway;
 
 /// Why the node does not forward for pods.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +30,14 @@ pub enum ForwardError {
     Nft(#[from] NftError),
 }
 
-pub(crate) fn enable(config: &NetworkConfig) -> Result<(), ForwardError> {
+/// `gateways`: of the subnets whose pods are served.
+pub(crate) fn enable(config: &NetworkConfig, gateways: &[Gateway]) -> Result<(), ForwardError> {
     sysctl("net/ipv4/ip_forward", "1")?;
-    if config.subnet6.is_some() {
+    if gateways.iter().any(|gateway| gateway.address.is_ipv6()) {
         keep_router_advertisements();
         sysctl("net/ipv6/conf/all/forwarding", "1")?;
     }
-    if config.masquerade { Ok(nft::load(&table(config), &rules(config))?) } else { Ok(()) }
+    if config.masquerade { Ok(nft::load(&table(config), &rules(config, gateways))?) } else { Ok(()) }
 }
 
 /// Writes only what differs: where /proc/sys is read-only, the right value is enough.
@@ -64,20 +66,24 @@ fn table(config: &NetworkConfig) -> String {
     format!("inet meridian_{}", config.bridge)
 }
 
-/// Masquerades what leaves the bridge's subnet by another link; multicast keeps its source.
-fn rules(config: &NetworkConfig) -> String {
-    let (table, bridge, v4) = (table(config), &config.bridge, config.subnet4);
-    let v6 = config.subnet6.map_or_else(String::new, |v6| {
-        format!("    ip6 saddr {v6} ip6 daddr != {{ {v6}, ff00::/8 }} oifname != \"{bridge}\" masquerade\n")
-    });
+/// Masquerades what leaves the bridge's subnets by another link; multicast keeps its source.
+fn rules(config: &NetworkConfig, gateways: &[Gateway]) -> String {
+    let (table, bridge) = (table(config), &config.bridge);
+    let rule = |subnet: &Gateway| {
+        let (family, multicast) =
+            if subnet.address.is_ipv4() { ("ip", "224.0.0.0/4") } else { ("ip6", "ff00::/8") };
+        format!(
+            "    {family} saddr {subnet} {family} daddr != {{ {subnet}, {multicast} }} oifname != \"{bridge}\" masquerade\n"
+        )
+    };
+    let rules: String = gateways.iter().map(rule).collect();
     format!(
         "table {table}\n\
          delete table {table}\n\
          table {table} {{\n  \
          chain postrouting {{\n    \
-         type nat hook postrouting priority srcnat; policy accept;\n    \
-         ip saddr {v4} ip daddr != {{ {v4}, 224.0.0.0/4 }} oifname != \"{bridge}\" masquerade\n\
-         {v6}  \
+         type nat hook postrouting priority srcnat; policy accept;\n\
+         {rules}  \
          }}\n\
          }}\n"
     )
@@ -90,11 +96,11 @@ mod tests {
     #[test]
     fn the_table_belongs_to_the_bridge() {
         let mut config = NetworkConfig { bridge: "br-a".parse().unwrap(), ..NetworkConfig::default() };
-        let text = rules(&config);
+        let text = rules(&config, &config.subnets().gateways());
         assert!(text.starts_with("table inet meridian_br-a\ndelete table inet meridian_br-a\n"), "{text}");
-        assert!(text.contains("ip saddr 10.88.0.0/16 ip daddr != { 10.88.0.0/16, 224.0.0.0/4 }"), "{text}");
-        assert!(text.contains("ip6 saddr fd00:88::/64"), "{text}");
+        assert!(text.contains("ip saddr 10.88.0.1/16 ip daddr != { 10.88.0.1/16, 224.0.0.0/4 }"), "{text}");
+        assert!(text.contains("ip6 saddr fd00:88::1/64"), "{text}");
         config.subnet6 = None;
-        assert!(!rules(&config).contains("ip6"));
+        assert!(!rules(&config, &config.subnets().gateways()).contains("ip6"));
     }
 }

@@ -1,6 +1,6 @@
 //! Which addresses are taken, and by whom nothing is said: the pod's record holds its lease.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::lock;
-use crate::subnet::{Subnet4, Subnet6};
+use crate::subnet::{Gateway, Subnet4, Subnets};
 
 /// How long an exhausted subnet is watched for a namespace that is being destroyed. cleanup_net takes 40 ms, 30 pods
 /// together 48 ms.
@@ -53,9 +53,13 @@ impl Lease {
 pub struct Mac([u8; 6]);
 
 impl Mac {
+    /// Of all of ours.
+    pub(crate) const PREFIX: [u8; 2] = [0x0a, 0x58];
+
     pub(crate) fn of(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
-        Self([0x0a, 0x58, a, b, c, d])
+        let [first, second] = Self::PREFIX;
+        Self([first, second, a, b, c, d])
     }
 
     /// In the order they are sent.
@@ -120,33 +124,80 @@ pub enum AdoptError {
 
 #[derive(Debug)]
 pub(crate) struct Leases {
-    subnet4: Subnet4,
-    subnet6: Option<Subnet6>,
-    taken: HashSet<u32>,
+    subnets: Subnets,
+    /// Of subnets that new pods no longer get addresses from.
+    earlier: Vec<Gateway>,
+    /// The pods of an earlier daemon are known.
+    settled: bool,
+    taken: HashMap<Ipv4Addr, Option<Ipv6Addr>>,
     next: u32,
 }
 
 impl Leases {
-    pub(crate) fn new(subnet4: Subnet4, subnet6: Option<Subnet6>) -> Self {
-        Self { subnet4, subnet6, taken: HashSet::new(), next: 2 }
+    pub(crate) fn new(subnets: Subnets, earlier: Vec<Gateway>) -> Self {
+        Self { subnets, earlier, settled: false, taken: HashMap::new(), next: 2 }
+    }
+
+    /// All pods of an earlier daemon were adopted.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    pub(crate) fn subnets(&self) -> Subnets {
+        self.subnets
+    }
+
+    /// New pods get their addresses from `subnets` from now on.
+    pub(crate) fn renumber(&mut self, subnets: Subnets) {
+        let gateways = self.gateways();
+        self.earlier = gateways.into_iter().filter(|gateway| !subnets.gateways().contains(gateway)).collect();
+        (self.subnets, self.next) = (subnets, 2);
+    }
+
+    /// The bridge's addresses, those of earlier subnets last.
+    pub(crate) fn gateways(&self) -> Vec<Gateway> {
+        self.subnets.gateways().into_iter().chain(self.earlier.iter().copied()).collect()
+    }
+
+    /// Those of the lease's addresses, in their order.
+    pub(crate) fn gateways_of(&self, lease: &Lease) -> Vec<Gateway> {
+        let all = self.gateways();
+        let of = |address| all.iter().find(|gateway| gateway.contains(address)).copied();
+        lease.addresses().into_iter().filter_map(of).collect()
+    }
+
+    /// Forgets the earlier subnets without a pod, and answers their gateways; none before [`Leases::settle`].
+    pub(crate) fn forget_unused(&mut self) -> Vec<Gateway> {
+        if !self.settled {
+            return Vec::new();
+        }
+        let taken = |gateway: &Gateway| {
+            let mut all = self.taken.iter().map(|(v4, v6)| Lease { v4: *v4, v6: *v6 });
+            all.any(|lease| lease.addresses().into_iter().any(|address| gateway.contains(address)))
+        };
+        let (used, unused) = self.earlier.iter().partition(|gateway| taken(gateway));
+        self.earlier = used;
+        unused
     }
 
     pub(crate) fn adopt(&mut self, lease: &Lease) -> Result<(), AdoptError> {
-        let (address, subnet) = (lease.v4, self.subnet4);
-        let offset = subnet.pod_offset(address).ok_or(AdoptError::Outside { address, subnet })?;
-        if !self.taken.insert(offset) {
+        let (address, subnet) = (lease.v4, self.subnets.v4);
+        let offset = subnet.pod_offset(address);
+        if offset.is_none() && !self.earlier.iter().any(|gateway| gateway.contains(address.into())) {
+            return Err(AdoptError::Outside { address, subnet });
+        }
+        if self.taken.contains_key(&address) {
             return Err(AdoptError::Leased { address });
         }
-        if offset >= self.next {
+        self.taken.insert(address, lease.v6);
+        if let Some(offset) = offset.filter(|offset| *offset >= self.next) {
             self.next = self.after(offset);
         }
         Ok(())
     }
 
     pub(crate) fn release(&mut self, lease: &Lease) {
-        if let Some(offset) = self.subnet4.pod_offset(lease.v4) {
-            self.taken.remove(&offset);
-        }
+        self.taken.remove(&lease.v4);
     }
 
     /// Takes the next free address whose veth, by `exists`, is gone. Exhausted: the number of veths that linger.
@@ -155,18 +206,17 @@ impl Leases {
         mut exists: impl FnMut(&str) -> io::Result<bool>,
     ) -> Result<Result<Lease, usize>, AllocateError> {
         let mut lingering = 0;
-        for _ in 2..=self.subnet4.last_offset() {
-            let offset = self.next;
-            self.next = self.after(offset);
-            if self.taken.contains(&offset) {
+        for _ in 2..=self.subnets.v4.last_offset() {
+            let lease = self.lease(self.next);
+            self.next = self.after(self.next);
+            if self.taken.contains_key(&lease.v4) {
                 continue;
             }
-            let lease = self.lease(offset);
             let link = lease.host_veth();
             match exists(&link) {
                 Ok(true) => lingering += 1,
                 Ok(false) => {
-                    self.taken.insert(offset);
+                    self.taken.insert(lease.v4, lease.v6);
                     return Ok(Ok(lease));
                 }
                 Err(source) => return Err(AllocateError::Link { link, source }),
@@ -176,11 +226,17 @@ impl Leases {
     }
 
     fn after(&self, offset: u32) -> u32 {
-        if offset < self.subnet4.last_offset() { offset + 1 } else { 2 }
+        if offset < self.subnets.v4.last_offset() { offset + 1 } else { 2 }
     }
 
     fn lease(&self, offset: u32) -> Lease {
-        Lease { v4: self.subnet4.address(offset), v6: self.subnet6.map(|subnet| subnet.address(offset)) }
+        let Subnets { v4, v6 } = self.subnets;
+        Lease { v4: v4.address(offset), v6: v6.map(|subnet| subnet.address(offset)) }
+    }
+
+    /// Number of leases in the subnet of new pods.
+    fn held(&self) -> usize {
+        self.taken.keys().filter(|address| self.subnets.v4.contains(**address)).count()
     }
 }
 
@@ -195,8 +251,8 @@ pub(crate) fn allocate(
             Ok(lease) => return Ok(lease),
             Err(lingering) if lingering == 0 || Instant::now() >= deadline => {
                 return Err(AllocateError::Exhausted {
-                    subnet: leases.subnet4,
-                    leased: leases.taken.len(),
+                    subnet: leases.subnets.v4,
+                    leased: leases.held(),
                     lingering,
                 });
             }
@@ -211,7 +267,11 @@ mod tests {
     use super::*;
 
     fn leases() -> Mutex<Leases> {
-        Mutex::new(Leases::new("10.9.0.0/29".parse().unwrap(), Some("fd00:9::/64".parse().unwrap())))
+        Mutex::new(Leases::new(subnets("10.9.0.0/29", "fd00:9::/64"), Vec::new()))
+    }
+
+    fn subnets(v4: &str, v6: &str) -> Subnets {
+        Subnets { v4: v4.parse().unwrap(), v6: Some(v6.parse().unwrap()) }
     }
 
     #[test]
@@ -261,6 +321,26 @@ mod tests {
         let others: Vec<_> =
             (0..4).map(|_| allocate(&leases, |_| Ok(false)).unwrap().v4.octets()[3]).collect();
         assert_eq!(others, [4, 5, 6, 2]);
+    }
+
+    #[test]
+    fn pods_of_an_earlier_subnet_keep_its_gateways() {
+        let leases = leases();
+        let old = allocate(&leases, |_| Ok(false)).unwrap();
+        lock(&leases).renumber(subnets("10.10.0.0/24", "fd00:9::/64"));
+        let new = allocate(&leases, |_| Ok(false)).unwrap();
+        let mut leases = lock(&leases);
+        let gateways = |leases: &Leases, lease| -> Vec<String> {
+            leases.gateways_of(lease).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(gateways(&leases, &new), ["10.10.0.1/24", "fd00:9::1/64"]);
+        assert_eq!(gateways(&leases, &old), ["10.9.0.1/29", "fd00:9::1/64"]);
+        leases.settle();
+        assert!(leases.forget_unused().is_empty());
+        leases.release(&old);
+        let unused: Vec<_> = leases.forget_unused().iter().map(ToString::to_string).collect();
+        assert_eq!(unused, ["10.9.0.1/29"]);
+        assert_eq!(leases.gateways().len(), 2);
     }
 
     #[test]

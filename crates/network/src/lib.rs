@@ -14,7 +14,8 @@
 //! [`Network::start`] makes or adopts the bridge, the sysctls and one nftables table. A pod takes three calls:
 //! [`Network::allocate`] hands out a [`Lease`], [`Network::attach`] builds the pair and configures the inside, and
 //! [`Network::release`] gives the addresses back. Who keeps a lease across a daemon restart says so with
-//! [`Network::adopt`]; this crate stores nothing.
+//! [`Network::adopt`]; this crate stores nothing but records of [`cni`]. [`Network::renumber`] changes the subnets under way;
+//! the bridge's own addresses remember the earlier ones.
 //!
 //! Everything of a pod follows from its IPv4 address: its IPv6 address (same offset in the subnet), its MAC and the
 //! name of its veth on the node. The kernel's link table is therefore the record of which addresses are still in
@@ -36,6 +37,7 @@ mod attach;
 mod bridge;
 pub mod cni;
 mod config;
+mod conntrack;
 mod forward;
 mod host;
 mod lease;
@@ -44,6 +46,7 @@ mod nft;
 mod ports;
 mod subnet;
 
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,12 +60,13 @@ pub use host::host_addresses;
 pub use lease::{AdoptError, AllocateError, Lease, Mac};
 pub use nft::NftError;
 pub use ports::{PortError, PortMapping, Protocol};
-pub use subnet::{BridgeName, InvalidBridgeName, InvalidSubnet, Subnet4, Subnet6};
+pub use subnet::{BridgeName, InvalidBridgeName, InvalidSubnet, Subnet4, Subnet6, Subnets};
 
 use bridge::Bridge;
 use lease::Leases;
 use netlink::Rtnetlink;
 use ports::Ports;
+use subnet::Gateway;
 
 /// Why the pod network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -75,12 +79,26 @@ pub enum StartError {
         /// 1280 with IPv6 (RFC 8200 section 5), else 68 (RFC 791).
         least: u32,
     },
+    /// A pod of an earlier subnet has the address that the bridge should have.
+    #[error("{address} would be the bridge's address and is a pod's: remove that pod first")]
+    Gateway {
+        /// The first of the new subnet.
+        address: Ipv4Addr,
+    },
     /// The bridge could not be claimed, made or configured.
     #[error(transparent)]
     Bridge(#[from] BridgeError),
     /// The node could not be made to forward and masquerade.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+}
+
+impl StartError {
+    /// Whether somebody else on the node has what is wanted.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        matches!(self, Self::Gateway { .. } | Self::Bridge(BridgeError::Overlap { .. }))
+    }
 }
 
 /// The pod network of this node. Clones share it; the last one to go releases the bridge for another daemon, and
@@ -104,19 +122,50 @@ impl Network {
     /// # Errors
     /// See [`StartError`]; the bridge may have been made already.
     pub fn start(config: &NetworkConfig) -> Result<Self, StartError> {
-        let least = if config.subnet6.is_some() { 1280 } else { 68 };
-        if !(least..=65535).contains(&config.mtu) {
-            return Err(StartError::Mtu { mtu: config.mtu, least });
-        }
-        let (bridge, host) = Bridge::ensure(config)?;
-        forward::enable(config)?;
+        check_mtu(config.mtu, config.subnets())?;
+        let (bridge, earlier, host) = Bridge::ensure(config)?;
+        let leases = Leases::new(config.subnets(), earlier);
+        forward::enable(config, &leases.gateways())?;
         Ok(Self(Arc::new(Shared {
-            leases: Mutex::new(Leases::new(config.subnet4, config.subnet6)),
+            leases: Mutex::new(leases),
             ports: Mutex::default(),
             config: config.clone(),
             bridge,
             host: Mutex::new(host),
         })))
+    }
+
+    /// Gives new pods addresses of other subnets from now on. Pods that are there keep theirs, and the bridge keeps its address
+    /// in their subnet until the last of them goes. Blocks for some 20 ms, and [`Network::allocate`] with it.
+    ///
+    /// # Errors
+    /// Another link, or a pod, has an address in the way; or a step failed, and a repetition goes on.
+    pub fn renumber(&self, subnets: Subnets) -> Result<(), StartError> {
+        let mut leases = lock(&self.0.leases);
+        if leases.subnets() == subnets {
+            return Ok(());
+        }
+        check_mtu(self.0.config.mtu, subnets)?;
+        let gateway = Lease { v4: subnets.v4.gateway(), v6: None };
+        let veth = self.host().link_index(&gateway.host_veth());
+        if veth.is_ok_and(|found| found.is_some()) {
+            return Err(StartError::Gateway { address: gateway.v4 });
+        }
+        self.0.bridge.renumber(&mut self.host(), subnets)?;
+        let gateways: Vec<_> = subnets.gateways().into_iter().chain(leases.gateways()).collect();
+        forward::enable(&self.0.config, &gateways)?;
+        leases.renumber(subnets);
+        self.prune(&mut leases)
+    }
+
+    /// Takes away what is only there for earlier subnets that have no pod any more.
+    fn prune(&self, leases: &mut Leases) -> Result<(), StartError> {
+        let unused = leases.forget_unused();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        self.0.bridge.remove(&mut self.host(), unused)?;
+        Ok(forward::enable(&self.0.config, &leases.gateways())?)
     }
 
     /// Reserves the addresses of a new pod: the next in the subnet that neither a lease nor a veth holds, so that an
@@ -140,9 +189,12 @@ impl Network {
     }
 
     /// Gives the addresses back. They are not handed out before the pod's namespace is gone; nothing waits for it.
-    /// Unknown leases are ignored.
+    /// Unknown leases are ignored. The last of an earlier subnet takes that with it, in some 20 ms; what the kernel refuses
+    /// then stays until the next [`Network::settle`].
     pub fn release(&self, lease: &Lease) {
-        lock(&self.0.leases).release(lease);
+        let mut leases = lock(&self.0.leases);
+        leases.release(lease);
+        let _ = self.prune(&mut leases);
     }
 
     /// Connects `netns`, a new network namespace, with the bridge: lo up; eth0 with the lease's addresses, up, and
@@ -152,14 +204,14 @@ impl Network {
     /// See [`AttachError`]. What was made goes with the namespace: drop it.
     pub fn attach(&self, lease: &Lease, netns: BorrowedFd<'_>) -> Result<Attachment, AttachError> {
         attach::veth(&mut self.host(), &self.0.config, self.0.bridge.index(), lease, netns)?;
-        attach::inside(&self.0.config, lease, netns)?;
+        attach::inside(&lock(&self.0.leases).gateways_of(lease), lease, netns)?;
         Ok(self.attachment(lease))
     }
 
     /// What [`Network::attach`] answers for this lease.
     #[must_use]
     pub fn attachment(&self, lease: &Lease) -> Attachment {
-        Attachment::new(&self.0.config, lease)
+        Attachment::new(&self.0.config, &lock(&self.0.leases).gateways_of(lease), lease)
     }
 
     /// Lets ports of the node lead to the pod. Blocks for some 10 ms, as it starts nft.
@@ -170,9 +222,10 @@ impl Network {
         ports::turn_round(&mut self.host(), lease)?;
         let mut ports = lock(&self.0.ports);
         ports.add(lease, mappings)?;
-        ports.load(&self.0.config).inspect_err(|_| {
+        ports.load(&self.0.config, &self.gateways()).inspect_err(|_| {
             ports.remove(lease);
         })?;
+        self.forget_connections(mappings);
         Ok(())
     }
 
@@ -182,10 +235,23 @@ impl Network {
     /// The rules were refused: the ports go on leading to the address.
     pub fn unmap_ports(&self, lease: &Lease) -> Result<(), ForwardError> {
         let mut ports = lock(&self.0.ports);
-        if ports.remove(lease) { ports.load(&self.0.config) } else { Ok(()) }
+        let Some(mappings) = ports.remove(lease) else { return Ok(()) };
+        ports.load(&self.0.config, &self.gateways())?;
+        self.forget_connections(&mappings);
+        Ok(())
     }
 
-    /// Says at recovery which ports lead to a pod; [`Network::settle_ports`] checks the kernel's rules once for all. Until
+    /// Best effort: without conntrack's netlink interface, entries end some time after the last packet
+    /// (nf_conntrack_udp_timeout_stream).
+    fn forget_connections(&self, mappings: &[PortMapping]) {
+        if mappings.iter().any(|mapping| mapping.protocol == Protocol::Udp) {
+            let own = self.host().addresses().unwrap_or_default();
+            let own: Vec<_> = own.iter().filter_map(bridge::address_of).collect();
+            let _ = conntrack::forget(mappings, &own);
+        }
+    }
+
+    /// Says at recovery which ports lead to a pod; [`Network::settle`] checks the kernel's rules once for all. Until
     /// then, and beyond, connections find the rules of this daemon's predecessor.
     pub fn adopt_ports(&self, lease: &Lease, mappings: &[PortMapping]) {
         // Two records that claim a port are no reason not to serve the other ports: the first has it.
@@ -194,12 +260,22 @@ impl Network {
         let _ = ports.add(lease, &free);
     }
 
-    /// Makes the kernel's rules those of the adopted pods, and of no others. Blocks as [`Network::map_ports`] does.
+    /// After recovery: leaves the bridge only the addresses, and the kernel only the rules, of new and adopted pods. Blocks as
+    /// [`Network::map_ports`] does.
     ///
     /// # Errors
-    /// The rules were refused.
-    pub fn settle_ports(&self) -> Result<(), ForwardError> {
-        lock(&self.0.ports).load(&self.0.config)
+    /// Addresses or rules were refused.
+    pub fn settle(&self) -> Result<(), StartError> {
+        {
+            let mut leases = lock(&self.0.leases);
+            leases.settle();
+            self.prune(&mut leases)?;
+        }
+        Ok(lock(&self.0.ports).load(&self.0.config, &self.gateways())?)
+    }
+
+    fn gateways(&self) -> Vec<Gateway> {
+        lock(&self.0.leases).gateways()
     }
 
     /// Whether the bridge is up; `None`: it is gone.
@@ -214,6 +290,11 @@ impl Network {
     fn host(&self) -> MutexGuard<'_, Rtnetlink> {
         lock(&self.0.host)
     }
+}
+
+fn check_mtu(mtu: u32, subnets: Subnets) -> Result<(), StartError> {
+    let least = if subnets.v6.is_some() { 1280 } else { 68 };
+    if (least..=65535).contains(&mtu) { Ok(()) } else { Err(StartError::Mtu { mtu, least }) }
 }
 
 /// Nothing here panics while it holds a lock half-way through a change.

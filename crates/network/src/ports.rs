@@ -25,6 +25,7 @@ use crate::forward::{ForwardError, sysctl};
 use crate::lease::Lease;
 use crate::netlink::{Refused, Request, Rtnetlink};
 use crate::nft;
+use crate::subnet::Gateway;
 
 /// Transport protocols that have ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,31 +132,33 @@ impl Ports {
         holding.next().map(|(holder, _)| holder.v4)
     }
 
-    /// Whether the pod had any.
-    pub(crate) fn remove(&mut self, lease: &Lease) -> bool {
-        self.0.remove(&lease.v4).is_some()
+    /// What the pod had, if anything.
+    pub(crate) fn remove(&mut self, lease: &Lease) -> Option<Vec<PortMapping>> {
+        self.0.remove(&lease.v4).map(|(_, mappings)| mappings)
     }
 
     /// Makes the kernel's table say what the list says.
-    pub(crate) fn load(&self, config: &NetworkConfig) -> Result<(), ForwardError> {
+    pub(crate) fn load(&self, config: &NetworkConfig, gateways: &[Gateway]) -> Result<(), ForwardError> {
         let loopback = format!("net/ipv4/conf/{}/route_localnet", config.bridge);
         if self.0.is_empty() {
             sysctl(&loopback, "0")?;
             return Ok(nft::load(&table(config), &absent(config))?);
         }
-        nft::load(&table(config), &self.rules(config))?;
+        nft::load(&table(config), &self.rules(config, gateways))?;
         sysctl(&loopback, "1") // after the rule that keeps pods out is in force
     }
 
-    fn rules(&self, config: &NetworkConfig) -> String {
-        let (bridge, v4) = (&config.bridge, config.subnet4);
+    fn rules(&self, config: &NetworkConfig, gateways: &[Gateway]) -> String {
+        let bridge = &config.bridge;
         let mut ports = String::new();
         for (lease, mappings) in self.0.values() {
             mappings.iter().for_each(|mapping| write_mapping(&mut ports, lease, mapping));
         }
-        let v6 = config.subnet6.map_or_else(String::new, |v6| {
-            format!("    ip6 saddr {v6} ip6 daddr {v6} ct status dnat masquerade\n")
-        });
+        let between = |subnet: &Gateway| {
+            let family = if subnet.address.is_ipv4() { "ip" } else { "ip6" };
+            format!("    {family} saddr {subnet} oifname \"{bridge}\" ct status dnat masquerade\n")
+        };
+        let pods: String = gateways.iter().map(between).collect();
         format!(
             "{absent}\
              table {table} {{\n  \
@@ -175,9 +178,8 @@ impl Ports {
              chain ports {{\n{ports}  }}\n  \
              chain postrouting {{\n    \
              type nat hook postrouting priority srcnat; policy accept;\n    \
-             ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade\n    \
-             ip saddr {v4} ip daddr {v4} ct status dnat masquerade\n\
-             {v6}  \
+             ip saddr 127.0.0.0/8 oifname \"{bridge}\" masquerade\n\
+             {pods}  \
              }}\n\
              }}\n",
             absent = absent(config),
@@ -277,8 +279,8 @@ mod tests {
         assert!(ports.add(&lease(3), &[mapping(Some("0.0.0.0"), 81)]).is_err());
         ports.add(&lease(3), &[mapping(Some("192.0.2.2"), 81)]).unwrap();
         ports.add(&lease(2), &[mapping(None, 80)]).unwrap(); // the same pod again
-        assert!(ports.remove(&lease(2)));
-        assert!(!ports.remove(&lease(2)));
+        assert_eq!(ports.remove(&lease(2)), Some(vec![mapping(None, 80)]));
+        assert_eq!(ports.remove(&lease(2)), None);
         ports.add(&lease(4), &[mapping(None, 80)]).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! Checked forms of what the configuration says: a subnet for pods, a name for a bridge.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -63,6 +63,56 @@ pub struct Subnet6 {
     prefix: u8,
 }
 
+/// What new pods get their addresses from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnets {
+    /// Of their primary addresses.
+    pub v4: Subnet4,
+    /// Absent: pods have no IPv6 address.
+    pub v6: Option<Subnet6>,
+}
+
+impl Subnets {
+    /// The bridge's addresses.
+    pub(crate) fn gateways(self) -> Vec<Gateway> {
+        let v4 = Gateway { address: self.v4.gateway().into(), prefix: self.v4.prefix };
+        let v6 = self.v6.map(|v6| Gateway { address: v6.gateway().into(), prefix: v6.prefix });
+        std::iter::once(v4).chain(v6).collect()
+    }
+}
+
+/// An address of the bridge, with the subnet around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gateway {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl Gateway {
+    pub(crate) fn contains(self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+                    & (own.to_bits() ^ other.to_bits())
+                    == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0)
+                    & (own.to_bits() ^ other.to_bits())
+                    == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The subnet, as nft reads it: it clears the bits beyond the prefix itself.
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
 impl Subnet4 {
     const EXAMPLE: &'static str = "10.88.0.0/16";
 
@@ -117,10 +167,6 @@ impl Subnet6 {
 
     pub(crate) fn address(self, offset: u32) -> Ipv6Addr {
         Ipv6Addr::from_bits(self.base | u128::from(offset))
-    }
-
-    pub(crate) fn contains(self, address: Ipv6Addr) -> bool {
-        address.to_bits() & mask6(self.prefix) == self.base
     }
 }
 
@@ -281,6 +327,24 @@ mod tests {
         assert_eq!(subnet.to_string(), "10.88.0.0/29");
         let subnet: Subnet6 = "fd00:88::/64".parse().unwrap();
         assert_eq!(subnet.address(0x1_0002), "fd00:88::1:2".parse::<Ipv6Addr>().unwrap());
+    }
+
+    #[test]
+    fn a_gateway_knows_its_subnet() {
+        let subnets =
+            Subnets { v4: "10.88.0.0/29".parse().unwrap(), v6: Some("fd00:88::/64".parse().unwrap()) };
+        let [v4, v6] = subnets.gateways().try_into().unwrap();
+        for (gateway, address, within) in [
+            (v4, "10.88.0.7", true),
+            (v4, "10.88.0.8", false),
+            (v4, "fd00:88::2", false),
+            (v6, "fd00:88::ffff:0:0:2", true),
+            (v6, "fd00:89::2", false),
+            (Gateway { prefix: 0, ..v4 }, "192.0.2.1", true),
+            (Gateway { prefix: 128, ..v6 }, "fd00:88::2", false),
+        ] {
+            assert_eq!(gateway.contains(address.parse().unwrap()), within, "{gateway} {address}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bed::{config, eventually, inside, links, node, peer_seen, pod, start, veths};
-use network::{AdoptError, AttachError, Lease, Network, NetworkConfig, StartError};
+use network::{AdoptError, AttachError, Lease, Network, NetworkConfig, StartError, Subnets};
 
 #[test]
 fn pods_reach_each_other_and_the_bridge_on_both_families() {
@@ -147,9 +147,9 @@ fn a_new_subnet_replaces_the_old_addresses_of_the_bridge() {
     node(|| {
         drop(start(&config("10.201.0.0/24")));
         let network = start(&NetworkConfig { subnet6: None, mtu: 1400, ..config("10.202.0.0/24") });
+        network.settle().unwrap();
         let (_, netns) = pod(&network);
-        let shown = Command::new("ip").args(["-o", "addr", "show", "meridian0"]).output().unwrap();
-        let shown = String::from_utf8(shown.stdout).unwrap();
+        let shown = bridge_addresses();
         assert!(
             shown.contains("10.202.0.1/24") && !shown.contains("10.201.") && !shown.contains("fd00:"),
             "{shown}"
@@ -158,6 +158,48 @@ fn a_new_subnet_replaces_the_old_addresses_of_the_bridge() {
             inside(netns.as_fd(), || Command::new("ip").args(["link", "show", "eth0"]).output().unwrap());
         assert!(String::from_utf8(mtu.stdout).unwrap().contains("mtu 1400"));
     });
+}
+
+#[test]
+fn pods_of_earlier_subnets_stay_connected_over_a_renumbering_and_a_restart() {
+    node(|| {
+        let later =
+            NetworkConfig { subnet6: Some("fd00:203::/64".parse().unwrap()), ..config("10.203.0.0/24") };
+        let network = start(&config("10.201.0.0/24"));
+        let (old, old_netns) = pod(&network);
+        let subnets = Subnets { v4: later.subnet4, v6: later.subnet6 };
+        network.renumber(subnets).unwrap();
+        network.renumber(subnets).unwrap();
+        let (new, new_netns) = pod(&network);
+        assert!(
+            new.v4.octets().starts_with(&[10, 203]) && new.v6.unwrap().to_string().starts_with("fd00:203::")
+        );
+        let connected = |old: &Lease| {
+            for (from, to) in new.addresses().into_iter().zip(old.addresses()) {
+                assert_eq!(peer_seen(Some(old_netns.as_fd()), to, Some(new_netns.as_fd())), from);
+            }
+        };
+        connected(&old);
+        drop(network);
+        let network = start(&later);
+        network.adopt(&old).unwrap();
+        network.adopt(&new).unwrap();
+        network.settle().unwrap();
+        connected(&old);
+        assert!(bridge_addresses().contains("10.201.0.1/24"));
+        network.release(&old);
+        network.settle().unwrap();
+        let left = bridge_addresses();
+        assert!(
+            left.contains("10.203.0.1/24") && !left.contains("10.201.") && !left.contains("fd00:88:"),
+            "{left}"
+        );
+    });
+}
+
+fn bridge_addresses() -> String {
+    let shown = Command::new("ip").args(["-o", "addr", "show", "meridian0"]).output().unwrap();
+    String::from_utf8(shown.stdout).unwrap()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use api::cri::v1::PodSandboxConfig;
@@ -12,6 +12,7 @@ use network::cni::{Cni, CniError, PodRequest};
 
 use crate::error::RunError;
 use crate::node::Node;
+use crate::pod_cidr::PodCidr;
 use crate::pods::Pods;
 use crate::ports;
 use crate::state::SandboxState;
@@ -28,7 +29,8 @@ pub(crate) async fn add(
     config: &PodSandboxConfig,
     netns: OwnedFd,
 ) -> Result<Vec<IpAddr>, RunError> {
-    let (node, request) = (Arc::clone(node), request(id, config));
+    let cidr = *node.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner);
+    let (node, request) = (Arc::clone(node), request(id, config, cidr));
     let path = node.config.run.join("ns").join(id.as_str()).join("net");
     let added = tokio::task::spawn_blocking(move || node.cni.add(&request, netns.as_fd(), &path));
     added.await.map_err(|_| RunError::Interrupted)?.map_err(RunError::Cni)
@@ -116,7 +118,7 @@ impl Pods {
     }
 }
 
-fn request(id: &PodId, config: &PodSandboxConfig) -> PodRequest {
+fn request(id: &PodId, config: &PodSandboxConfig, cidr: Option<PodCidr>) -> PodRequest {
     let metadata = config.metadata.clone().unwrap_or_default();
     let rate = |direction| {
         config.annotations.get(&format!("kubernetes.io/{direction}-bandwidth")).and_then(|text| rate(text))
@@ -129,7 +131,7 @@ fn request(id: &PodId, config: &PodSandboxConfig) -> PodRequest {
         ports: ports::of(config),
         dns: config.dns_config.clone().map(|dns| (dns.servers, dns.searches, dns.options)),
         bandwidth: (rate("ingress"), rate("egress")),
-        cidrs: Vec::new(),
+        cidrs: cidr.map(PodCidr::ranges).unwrap_or_default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use api::id::{ContainerId, PodId};
 use image::Images;
@@ -16,6 +16,7 @@ use crate::captures::Captured;
 use crate::cgroup::Cgroups;
 use crate::error::OpenError;
 use crate::events::Events;
+use crate::pod_cidr::PodCidr;
 use crate::shim::Launcher;
 use crate::spec::mounts::PodFiles;
 use crate::spec::seccomp::Filters;
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     pub config: PodsConfig,
     pub images: Images,
     pub network: Network,
+    /// As the kubelet told it last.
+    pub pod_cidr: Mutex<Option<PodCidr>>,
     /// Used for new pods only if so configured; takes down those that it once connected in any case.
     pub cni: Arc<Cni>,
     pub launcher: Launcher,
@@ -91,6 +94,7 @@ impl Node {
             store,
             images,
             network,
+            pod_cidr: Mutex::new(PodCidr::kept(&config.root)),
             cni: Arc::new(Cni::new(config.cni.clone().unwrap_or_default(), config.root.join("cni"))),
             filters: Filters::default(),
             own_capabilities: security::own(),

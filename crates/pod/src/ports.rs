@@ -51,12 +51,12 @@ pub(crate) fn adopt(network: &Network, lease: &Lease, config: &PodSandboxConfig)
     }
 }
 
-/// After recovery: no rule is left of pods that are gone. Nobody waits for it.
+/// After recovery: no rule and no address is left of pods that are gone. Nobody waits for it.
 pub(crate) fn settle(network: &Network) {
     let network = network.clone();
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = network.settle_ports() {
-            tracing::warn!(%error, "host ports of earlier pods may be left");
+        if let Err(error) = network.settle() {
+            tracing::warn!(%error, "addresses of the bridge or host ports may be left of earlier pods");
         }
     });
 }
