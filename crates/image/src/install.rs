@@ -92,9 +92,21 @@ pub(crate) async fn install(
 ) -> Result<ImageId, InstallError> {
     let locks = store.lock(recipe.layers.iter().map(|layer| &layer.chain_id)).await;
     let layers: Vec<_> = recipe.layers.iter().map(|layer| obtain(store, layer, origin, limits)).collect();
-    let fetched = stream::iter(layers).buffered(CONCURRENT).try_collect().await?;
+    let fetched: Vec<Fetched> = stream::iter(layers).buffered(CONCURRENT).try_collect().await?;
     let store = Arc::clone(store);
-    blocking(move || commit(&store, recipe, fetched, locks)).await
+    blocking(move || {
+        // Before the commit, which holds the store's lock.
+        if let Some(new) = fetched.iter().find_map(large) {
+            new.write_out()?;
+        }
+        commit(&store, recipe, fetched, locks)
+    })
+    .await
+}
+
+/// The layer, if it is new and large.
+fn large(fetched: &Fetched) -> Option<&NewLayer> {
+    fetched.made.as_ref().filter(|(_, unpacked)| unpacked.bytes >= LARGE).map(|(new, _)| new)
 }
 
 /// Makes sure that a layer is here, or makes it.
@@ -106,9 +118,15 @@ async fn obtain(
 ) -> Result<Fetched, InstallError> {
     let blob = layer.blob.as_ref().map(|blob| &blob.digest);
     let name = || blob.unwrap_or(layer.diff_id.digest()).clone();
-    obtain_from(store, layer, origin, limits)
-        .await
-        .map_err(|source| InstallError::Layer { layer: name(), source })
+    let fetched = obtain_from(store, layer, origin, limits).await;
+    let fetched = fetched.map_err(|source| InstallError::Layer { layer: name(), source })?;
+    if let Some(new) = large(&fetched)
+        && let Ok(root) = new.root().try_clone()
+    {
+        // Meanwhile the next layers are unpacked. What fails here fails again when the layer gets its name.
+        drop(tokio::task::spawn_blocking(move || rustix::fs::syncfs(root)));
+    }
+    Ok(fetched)
 }
 
 async fn obtain_from(
@@ -195,11 +213,7 @@ async fn ingest_blob(
             Content::File(title) => ingest::file(blob, &expected, &title, new.root().as_fd(), &limits),
             _ => ingest::unpack(blob, &expected, new.root().as_fd(), &limits),
         };
-        let unpacked = unpacked?;
-        if unpacked.bytes >= LARGE {
-            new.write_out()?;
-        }
-        Ok(Some((new, unpacked)))
+        Ok(Some((new, unpacked?)))
     })
     .await
 }

@@ -161,6 +161,25 @@ async fn an_index_is_followed_to_this_platform() {
     bed.assert_clean("index");
 }
 
+/// Large layers are brought to the disk by tasks of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_layers_are_as_whole_as_small_ones() {
+    if !is_root() {
+        return;
+    }
+    let (registry, bed) = (Registry::start(), Bed::new());
+    let layers: Vec<_> =
+        (0..4).map(|n| Tar::new().file(&format!("f{n}"), &n.to_string().repeat(17 << 20)).end()).collect();
+    let name = registry.put("library/large", "1", &build(&layers, Packing::Zstd));
+    bed.images.pull(&name, None).await.unwrap();
+    bed.assert_clean("large");
+    let rootfs = bed.rootfs(&bed.get(&name));
+    assert_eq!(std::fs::metadata(inside(&rootfs, "f3")).unwrap().len(), 17 << 20);
+    bed.images.remove(&name).unwrap();
+    bed.images.collect().unwrap();
+    assert_eq!(listing(&bed.config.root.join("layers")), ["empty"]);
+}
+
 /// A configuration that lists the diff ids of someone else's layers does not get them (A12).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_of_another_tenant_is_not_given_away() {
