@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install build test test-unit test-root e2e kernels cluster check critest demo bench clean
+.PHONY: help install build test test-unit test-root e2e kernels cluster check critest demo bench bench-cluster clean
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
@@ -12,7 +12,7 @@ BIN := $(CURDIR)/target/bin
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  %-13s %s\n", $$1, $$2 }'
 
 install: ## install Debian packages, CRIU and a registry; quick when they are there
 	@hack/install
@@ -59,6 +59,10 @@ demo: build ## move a pod between two nodes on this machine
 bench: build ## measure beside containerd with runc and crun, into bench/results
 	@hack/install peers
 	@hack/bench
+
+bench-cluster: build ## measure kubelets on Meridian beside kubelets on containerd, into bench/results
+	@hack/install peers kubernetes
+	@hack/bench -only cluster
 
 clean: ## remove what was built in this checkout; the cache outside of it stays
 	cargo clean
