@@ -99,12 +99,25 @@ func TestCutIsOneInstant(t *testing.T) {
 	p.noFaults("ask", "answer")
 }
 
-// Status, mounts and restart of the moved container are those of an ordinary one.
+// Status, limits and restart of the moved container are those of an ordinary one; limits that were changed come along.
 func TestMovedPodIsAnOrdinaryPod(t *testing.T) {
 	p := run(t, nodes.B, container{"count", []string{"count"}})
 	p.await("count", "5 ", 0)
+	resize := func(bytes int64) {
+		t.Helper()
+		limits := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: bytes, MemorySwapLimitInBytes: bytes}
+		request := &runtimeapi.UpdateContainerResourcesRequest{ContainerId: p.status("count").Id, Linux: limits}
+		if _, err := p.at.Runtime.UpdateContainerResources(lab.Context(t), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resize(96 << 20)
 	p.move()
 	status := p.status("count")
+	if got := status.Resources.GetLinux().GetMemoryLimitInBytes(); got != 96<<20 {
+		t.Errorf("memory limit after the move: %d", got)
+	}
+	resize(48 << 20)
 	if status.State != runtimeapi.ContainerState_CONTAINER_RUNNING || status.StartedAt == 0 {
 		t.Errorf("status %v started %d", status.State, status.StartedAt)
 	}

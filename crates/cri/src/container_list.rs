@@ -1,5 +1,7 @@
 //! `ListContainers`.
 
+use std::collections::HashMap;
+
 use api::cri::v1::{Container, ContainerState, ImageSpec, ListContainersRequest, ListContainersResponse};
 use image::Images;
 use pod::Pods;
@@ -18,18 +20,25 @@ pub(crate) fn list(
         filter.passes(m.id.as_str(), m.pod.as_str(), state(c.state()), &m.config.labels)
     };
     let all = pods.containers();
-    let containers = all.iter().filter(|c| passes(c)).map(|c| container(images, c)).collect();
+    // A node's containers come from few images: each is looked up once.
+    let mut refs: HashMap<&str, String> = HashMap::new();
+    let mut containers = Vec::with_capacity(all.len());
+    for c in all.iter().filter(|c| passes(c)) {
+        let m = &c.metadata;
+        let image_ref = refs.entry(&m.image_id).or_insert_with(|| image_ref(images, m));
+        containers.push(container(c, image_ref.clone()));
+    }
     Ok(ListContainersResponse { containers })
 }
 
-fn container(images: &Images, c: &pod::Container) -> Container {
+fn container(c: &pod::Container, image_ref: String) -> Container {
     let m = &c.metadata;
     Container {
         id: m.id.to_string(),
         pod_sandbox_id: m.pod.to_string(),
         metadata: m.config.metadata.clone(),
         image: Some(image_spec(m)),
-        image_ref: image_ref(images, m),
+        image_ref,
         state: state(c.state()).into(),
         created_at: m.created_at,
         labels: m.config.labels.clone(),
@@ -40,8 +49,10 @@ fn container(images: &Images, c: &pod::Container) -> Container {
 
 /// The image by the name that people know, beside what the request said of it.
 pub(crate) fn image_spec(m: &pod::Metadata) -> ImageSpec {
-    let given = m.config.image.clone().unwrap_or_default();
-    ImageSpec { image: m.image_name.clone(), image_ref: String::new(), ..given }
+    let mut spec = m.config.image.clone().unwrap_or_default();
+    spec.image.clone_from(&m.image_name);
+    spec.image_ref.clear();
+    spec
 }
 
 /// The digest that the image was pulled by or, without one, its id.

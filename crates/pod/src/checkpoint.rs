@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::cri::v1::NamespaceMode;
+use api::cri::v1::{NamespaceMode, PodSandboxConfig};
 use api::id::{ContainerId, PodId};
 use migration::archive::WriteError;
 use migration::manifest::is_file_name;
@@ -146,6 +146,8 @@ impl Classify for CheckpointError {
 /// What is to be captured, and until when.
 pub(crate) struct Subject {
     pub pod: Arc<Pod>,
+    /// With the limits in force.
+    pub config: PodSandboxConfig,
     pub containers: Vec<Arc<Container>>,
     pub deadline: Instant,
     pub limit: Duration,
@@ -230,7 +232,8 @@ fn subject(
             return Err(CheckpointError::SharedPids { name: name.to_owned() });
         }
     }
-    Ok(Subject { pod, containers, deadline: Instant::now() + limit, limit })
+    let config = handle.view().sandbox.current_config();
+    Ok(Subject { pod, config, containers, deadline: Instant::now() + limit, limit })
 }
 
 /// The pod is ours until this is dropped.
@@ -255,9 +258,9 @@ async fn write_pod(subject: &Subject, directory: &OwnedFd, path: &Path) -> Resul
     let cut = cut::take(subject, &work).instrument(debug_span!("cut")).await?;
     let (subject_pod, target) = (Arc::clone(&subject.pod), directory.try_clone());
     let target = target.map_err(|source| CheckpointError::File { path: path.to_owned(), source })?;
-    let (limit, path) = (subject.limit, path.to_owned());
+    let (config, limit, path) = (subject.config.clone(), subject.limit, path.to_owned());
     let write = tokio::task::spawn_blocking(move || {
-        let written = write::directory(&subject_pod, &cut, &target, &path);
+        let written = write::directory(&subject_pod, &config, &cut, &target, &path);
         drop(work);
         written
     });

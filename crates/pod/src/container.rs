@@ -132,6 +132,15 @@ impl Container {
         self.status.resources.as_deref().or_else(given)
     }
 
+    /// Its configuration with the limits in force: what makes it again as it is.
+    pub(crate) fn current_config(&self) -> ContainerConfig {
+        let mut config = self.metadata.config.clone();
+        if let Some(resources) = self.status.resources.as_deref() {
+            config.linux.get_or_insert_default().resources = Some(resources.clone());
+        }
+        config
+    }
+
     /// What it is doing.
     #[must_use]
     pub fn state(&self) -> ContainerState {

@@ -38,6 +38,17 @@ impl Sandbox {
     pub fn namespaces(&self) -> NamespaceOption {
         namespaces(&self.config)
     }
+
+    /// Its configuration with the limits in force: what makes it again as it is.
+    pub(crate) fn current_config(&self) -> PodSandboxConfig {
+        let mut config = PodSandboxConfig::clone(&self.config);
+        let PodLimits { overhead, resources } = PodLimits::clone(&self.limits);
+        if overhead.is_some() || resources.is_some() || config.linux.is_some() {
+            let linux = config.linux.get_or_insert_default();
+            (linux.overhead, linux.resources) = (overhead, resources);
+        }
+        config
+    }
 }
 
 /// The namespace modes of a sandbox configuration.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use api::cri::v1::PodSandboxConfig;
 use migration::archive::{self, BindMount, ContainerFacts, Parts};
 use migration::clock::Policy;
 use migration::manifest::{
@@ -45,7 +46,13 @@ impl Directory<'_> {
 }
 
 /// Writes a pod's checkpoint into the directory `fd`; everything is on disk when this returns.
-pub(super) fn directory(pod: &Pod, cut: &Cut, fd: &OwnedFd, path: &Path) -> Result<(), CheckpointError> {
+pub(super) fn directory(
+    pod: &Pod,
+    config: &PodSandboxConfig,
+    cut: &Cut,
+    fd: &OwnedFd,
+    path: &Path,
+) -> Result<(), CheckpointError> {
     let directory = Directory { fd, path };
     let mut files: BTreeMap<String, FileDigest> = BTreeMap::new();
     for taken in &cut.taken {
@@ -70,7 +77,7 @@ pub(super) fn directory(pod: &Pod, cut: &Cut, fd: &OwnedFd, path: &Path) -> Resu
     directory.written(POD_OPTIONS, &options)?;
     // Last: a directory without a manifest is no checkpoint.
     let mut file = directory.create(MANIFEST)?;
-    let json = manifest(pod, cut, files).to_json();
+    let json = manifest(pod, config, cut, files).to_json();
     file.write_all(&json).map_err(|e| directory.failed(MANIFEST, e))?;
     directory.written(MANIFEST, &file)?;
     fsync(fd).map_err(|e| directory.failed(".", e.into()))
@@ -143,11 +150,16 @@ fn image(taken: &Taken) -> Image {
     Image { reference: metadata.image_name.clone(), id: metadata.image_id.clone() }
 }
 
-fn manifest(pod: &Pod, cut: &Cut, files: BTreeMap<String, FileDigest>) -> Manifest {
+fn manifest(
+    pod: &Pod,
+    config: &PodSandboxConfig,
+    cut: &Cut,
+    files: BTreeMap<String, FileDigest>,
+) -> Manifest {
     let container = |taken: &Taken| manifest::Container {
         name: taken.container.name().0.to_owned(),
         id: taken.container.id().to_string(),
-        config: Encoded(taken.container.metadata.config.encode_to_vec()),
+        config: Encoded(taken.container.current_config().encode_to_vec()),
         image: image(taken),
         descriptors: taken.descriptors.clone(),
     };
@@ -159,7 +171,7 @@ fn manifest(pod: &Pod, cut: &Cut, files: BTreeMap<String, FileDigest>) -> Manife
         needs: Needs::of_this_node(),
         pod: manifest::Pod {
             id: pod.id.to_string(),
-            config: Encoded(pod.config.encode_to_vec()),
+            config: Encoded(config.encode_to_vec()),
             handler: pod.handler.clone(),
         },
         containers: cut.taken.iter().map(container).collect(),

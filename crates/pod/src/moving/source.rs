@@ -163,7 +163,7 @@ impl SourcePod for MovingPod {
         let container = |Leaving { container, descriptors }: &Leaving| peer::Container {
             id: container.id().to_string(),
             name: container.name().0.to_owned(),
-            config: container.metadata.config.encode_to_vec().into(),
+            config: container.current_config().encode_to_vec().into(),
             image: self.reference(container),
             image_id: container.metadata.image_id.clone(),
             attempt: container.name().1,
@@ -171,7 +171,7 @@ impl SourcePod for MovingPod {
         };
         peer::Offer {
             pod_id: pod.id.to_string(),
-            sandbox_config: pod.config.encode_to_vec().into(),
+            sandbox_config: self.handle.view().sandbox.current_config().encode_to_vec().into(),
             handler: pod.handler.clone(),
             containers: self.containers.iter().map(container).collect(),
             memory: self.containers.iter().map(|leaving| resident(leaving.container.status.pid)).sum(),
