@@ -20,6 +20,7 @@ const (
 	ipam    = base + "/ipam/lab"
 	journal = base + "/journal"
 	mode    = base + "/mode"
+	answer  = base + "/answer"
 )
 
 // stub answers with the result it is given; it journals each operation with its arguments and configuration.
@@ -37,6 +38,9 @@ flood) exec cat /dev/zero ;;
 signal) kill -9 $$ ;;
 refuse) echo '{"cniVersion": "1.0.0", "code": 100, "msg": "no room", "details": "on this node"}'; exit 1 ;;
 lie) echo '{"cniVersion": "1.0.0", "code": 100, "msg": "no room"}' ;;
+result) cat ` + answer + ` ;;
+leaves) sleep 600 & echo "$input" | jq .prevResult ;;
+exit) exit 255 ;;
 *) echo "$input" | jq .prevResult ;;
 esac
 `
