@@ -1,7 +1,7 @@
 // The benchmark: Meridian beside containerd with runc and with crun, through the same client, in one run, alternating.
 //
-//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, lists, growth, checkpoint, migration, pull;
-//	                                    cluster, which wants Kubernetes and runs only when named
+//	bench [-quick] [-only PART,...]     parts: lifecycle, probes, concurrency, density, lists, growth, checkpoint, migration, pull,
+//	                                    streaming; cluster, which wants Kubernetes and runs only when named
 //
 // Everything runs in a world of its own (package lab), so the network is the same for all and nothing else is counted.
 // Each figure is taken from outside: by the client's clock, from /proc, or by a task that reads its own clocks in a tight
@@ -29,11 +29,12 @@ type settings struct {
 	sizes                                                  []int
 	probing                                                time.Duration
 	crowd, crowds                                          int
+	streamed                                               int // MiB
 }
 
 var (
-	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, layer: 128, sizes: []int{8, 64, 512}, probing: 10 * time.Second, crowd: 500, crowds: 10}
-	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, layer: 16, sizes: []int{8, 64}, probing: 3 * time.Second, crowd: 50, crowds: 2}
+	full  = settings{pods: 60, execs: 3, density: 50, concurrent: 60, rounds: 3, moves: 20, layer: 128, sizes: []int{8, 64, 512}, probing: 10 * time.Second, crowd: 500, crowds: 10, streamed: 2048}
+	quick = settings{pods: 8, execs: 2, density: 10, concurrent: 20, rounds: 1, moves: 4, layer: 16, sizes: []int{8, 64}, probing: 3 * time.Second, crowd: 50, crowds: 2, streamed: 512}
 )
 
 // part is one section of the benchmark.
@@ -54,6 +55,7 @@ var parts = []part{
 	{name: "checkpoint", run: checkpoints},
 	{name: "migration", run: migrations},
 	{name: "pull", run: pulls},
+	{name: "streaming", run: streaming},
 	{name: "cluster", run: clusters, named: true},
 }
 

@@ -75,7 +75,9 @@ func summarise(samples []float64) Summary {
 }
 
 // moreIsBetter tells throughput from everything else.
-func moreIsBetter(what string) bool { return what == "pods per second" }
+func moreIsBetter(what string) bool {
+	return what == "pods per second" || strings.HasSuffix(what, ", MB/s")
+}
 
 func (r *report) figures() []Figure {
 	var figures []Figure
@@ -123,6 +125,8 @@ func (f *Figure) judge() {
 		f.set("<= 0.2 MB", mine.P50 <= 0.2)
 	case strings.HasPrefix(f.What, "pull of "):
 		ratio(2)
+	case strings.HasPrefix(f.What, "exec over "):
+		f.set(">= 400 MB/s", mine.P50 >= 400)
 	case f.What == pullPeak:
 		f.set("< 150 MB", mine.Max < 150)
 	case f.What == "processes per pod":

@@ -4,8 +4,8 @@ use std::io;
 
 use bytes::BytesMut;
 
-/// Bytes kept free in front: the head of a SPDY data frame; a WebSocket channel takes the last of them.
-pub(crate) const ROOM: usize = 8;
+/// Bytes kept free in front: for the head of a WebSocket frame and its channel; one of SPDY is shorter.
+pub(crate) const ROOM: usize = 11;
 /// Most bytes of one chunk: large ones make large transfers cheap.
 const LARGE: usize = 128 << 10;
 /// Bytes of a chunk that has not been full yet: most sessions say little.
@@ -15,7 +15,7 @@ const SMALL: usize = 4 << 10;
 #[derive(Debug)]
 pub(crate) struct Chunk {
     /// [`ROOM`], then the payload.
-    pub(crate) bytes: BytesMut,
+    bytes: BytesMut,
     size: usize,
 }
 
@@ -32,6 +32,18 @@ impl Chunk {
 
     pub(crate) fn payload(&self) -> &[u8] {
         self.bytes.get(ROOM..).unwrap_or_default()
+    }
+
+    /// Whether memory is held, for a payload or from the last one.
+    pub(crate) fn is_held(&self) -> bool {
+        self.bytes.capacity() > 0
+    }
+
+    /// The payload right behind `head`, which has at most [`ROOM`] bytes.
+    pub(crate) fn behind(&mut self, head: &[u8]) -> &[u8] {
+        let from = ROOM - head.len();
+        self.bytes[from..ROOM].copy_from_slice(head);
+        &self.bytes[from..]
     }
 
     /// Replaces the payload by what `read` appends.
@@ -52,6 +64,14 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_of_any_length_stand_right_before_the_payload() {
+        let mut chunk = Chunk::of(b"payload");
+        assert_eq!(chunk.behind(b"12345678"), b"12345678payload");
+        assert_eq!(chunk.behind(b"1"), b"1payload");
+        assert_eq!(chunk.behind(b"12345678901"), b"12345678901payload");
+    }
 
     #[test]
     fn a_chunk_grows_once_it_was_full() {

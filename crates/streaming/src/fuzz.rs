@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::client::Client;
 use crate::request::Streams;
-use crate::wire::{Both, Peer, Wire};
+use crate::wire::{Peer, Wire};
 use crate::{http, spdy, websocket};
 
 const ALL: Streams = Streams { stdin: true, stdout: true, stderr: true, tty: true };
@@ -31,10 +31,7 @@ pub fn websocket(bytes: &[u8]) {
     }
     let (_, version) =
         websocket::channel::PROTOCOLS[usize::from(*kind) % websocket::channel::PROTOCOLS.len()];
-    run(bytes, async |wire: Wire| {
-        let socket = websocket::raw(Both(wire.incoming, wire.outgoing)).await;
-        websocket::channel::accept((socket, wire.peer), ALL, version, IDLE).await.ok()
-    });
+    run(bytes, async |wire| websocket::channel::accept(wire, ALL, version, IDLE).await.ok());
 }
 
 /// Connects, and takes all input until the client has left.

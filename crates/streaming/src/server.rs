@@ -153,12 +153,12 @@ impl Server {
         };
         let client = match speech {
             Speech::Tunnel => {
-                let socket = websocket::switch(wire, head, TUNNEL[0].0).await?;
-                return self.forward(request, websocket::tunnel(socket)).await;
+                websocket::switch(&mut wire, head, TUNNEL[0].0).await?;
+                return self.forward(request, websocket::tunnel(wire).await).await;
             }
             Speech::Channels(version) => {
-                let socket = websocket::switch(wire, head, version.name()).await?;
-                websocket::channel::accept(socket, streams, version, self.idle).await?
+                websocket::switch(&mut wire, head, version.name()).await?;
+                websocket::channel::accept(wire, streams, version, self.idle).await?
             }
             Speech::Spdy(version) => {
                 let forward = matches!(request, Request::PortForward(_));

@@ -16,6 +16,8 @@ use crate::request::{Attach, Exec, Streams};
 
 /// How long output is awaited after the process ended, while a child of it holds the pipe and says nothing.
 const DRAIN: Duration = Duration::from_millis(100);
+/// How long a buffer is kept for more output. Most sessions say little and wait long.
+const REST: Duration = Duration::from_millis(50);
 /// How long after the last output of an attached container its end is awaited.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -189,27 +191,27 @@ async fn pump(
             std::future::pending::<()>().await;
         }
     });
-    let mut over = false;
+    let (mut over, mut chunk) = (false, Chunk::new());
     loop {
         tokio::select! {
             biased;
             ready = from.readable() => ready?,
             () = &mut silence, if !over => { over = true; continue }
             () = tokio::time::sleep(DRAIN), if over => return Ok(()),
+            () = tokio::time::sleep(REST), if chunk.is_held() => { chunk = Chunk::new(); continue }
         }
-        if !drain(from, to).await? {
+        if !drain(from, to, &mut chunk).await? {
             return Ok(());
         }
     }
 }
 
 /// Sends what is there now; `false`: no writer is left.
-async fn drain(from: &pipe::Receiver, to: &Sender) -> io::Result<bool> {
-    let mut chunk = Chunk::new();
+async fn drain(from: &pipe::Receiver, to: &Sender, chunk: &mut Chunk) -> io::Result<bool> {
     loop {
         match chunk.fill(|bytes| from.try_read_buf(bytes)) {
             Ok(0) => return Ok(false),
-            Ok(_) => to.send(&mut chunk).await?,
+            Ok(_) => to.send(chunk).await?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             // EIO: a terminal that no program has open any more.
             Err(_) => return Ok(false),

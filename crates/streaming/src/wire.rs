@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 
 pub(crate) type Incoming = Box<dyn AsyncRead + Send + Unpin>;
@@ -59,6 +59,36 @@ impl AsyncWrite for Both {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.1).poll_shutdown(cx)
+    }
+}
+
+/// Where whole frames go out, one after another.
+pub(crate) struct Frames {
+    wire: Outgoing,
+    /// A frame was begun and never ended, because its sender was dropped: nothing that follows would make sense.
+    torn: bool,
+}
+
+impl Frames {
+    pub(crate) fn new(wire: Outgoing) -> Self {
+        Self { wire, torn: false }
+    }
+
+    pub(crate) async fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        if std::mem::replace(&mut self.torn, true) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        for part in parts {
+            self.wire.write_all(part).await?;
+        }
+        self.wire.flush().await?;
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Closes the sending half.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+        self.wire.shutdown().await
     }
 }
 

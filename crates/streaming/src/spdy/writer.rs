@@ -5,23 +5,21 @@ use std::sync::Arc;
 
 use ::spdy::frame::{self, HEAD, Status};
 use ::spdy::header;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use super::window::Windows;
 use crate::activity::Activity;
 use crate::chunk::{Chunk, ROOM};
+use crate::wire::{Frames, Outgoing};
 
 /// Most bytes of a data frame to a peer that has windows: so that its streams take turns.
 const FAIR: usize = 32 << 10;
 
-const _: () = assert!(ROOM == HEAD);
+const _: () = assert!(ROOM >= HEAD);
 
 struct Out {
-    wire: Box<dyn AsyncWrite + Send + Unpin>,
+    frames: Frames,
     headers: header::Writer,
-    /// A frame was begun and never ended, because its sender was dropped.
-    torn: bool,
 }
 
 /// The sending half of a connection.
@@ -37,23 +35,9 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-impl Out {
-    async fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        if std::mem::replace(&mut self.torn, true) {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        for part in parts {
-            self.wire.write_all(part).await?;
-        }
-        self.wire.flush().await?;
-        self.torn = false;
-        Ok(())
-    }
-}
-
 impl Writer {
-    pub(crate) fn new(wire: Box<dyn AsyncWrite + Send + Unpin>, activity: Arc<Activity>) -> Self {
-        let out = Out { wire, headers: header::Writer::new(), torn: false };
+    pub(crate) fn new(wire: Outgoing, activity: Arc<Activity>) -> Self {
+        let out = Out { frames: Frames::new(wire), headers: header::Writer::new() };
         Self { out: Mutex::new(out), windows: Windows::new(), activity }
     }
 
@@ -62,7 +46,7 @@ impl Writer {
     }
 
     async fn write(&self, frame: &[&[u8]]) -> io::Result<()> {
-        self.out.lock().await.write(frame).await?;
+        self.out.lock().await.frames.write(frame).await?;
         self.activity.touch();
         Ok(())
     }
@@ -71,7 +55,7 @@ impl Writer {
     pub(crate) async fn accept(&self, stream: u32) -> io::Result<()> {
         let mut out = self.out.lock().await;
         let block = out.headers.write(&[]);
-        out.write(&[&frame::syn_reply(stream, &block)]).await
+        out.frames.write(&[&frame::syn_reply(stream, &block)]).await
     }
 
     /// Sends a chunk, as far as windows let it in pieces.
@@ -81,8 +65,7 @@ impl Writer {
             return Ok(());
         }
         if !self.windows.are_binding() {
-            chunk.bytes[..HEAD].copy_from_slice(&frame::data(stream, length, false));
-            return self.write(&[&chunk.bytes]).await;
+            return self.write(&[chunk.behind(&frame::data(stream, length, false))]).await;
         }
         let mut rest = chunk.payload();
         while !rest.is_empty() {
@@ -119,7 +102,7 @@ impl Writer {
     /// Says that no further stream will be accepted, and closes the sending half.
     pub(crate) async fn go_away(&self, last: u32, error: bool) -> io::Result<()> {
         let mut out = self.out.lock().await;
-        out.write(&[&frame::go_away(last, error)]).await?;
-        out.wire.shutdown().await
+        out.frames.write(&[&frame::go_away(last, error)]).await?;
+        out.frames.shutdown().await
     }
 }

@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::SplitStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::writer::{decode, io_error};
-use super::{Encoding, Socket, Writer};
+use super::{Encoding, Socket, Writer, reader};
 use crate::activity::Activity;
 use crate::chunk::Chunk;
 use crate::client::{Client, Router, Sender, Senders};
 use crate::outcome::Form;
 use crate::request::Streams;
-use crate::wire::Peer;
+use crate::wire::Wire;
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -53,14 +52,14 @@ pub(crate) const PROTOCOLS: [(&str, Version); 5] = [
 
 /// Connects a client that has switched to WebSocket.
 pub(crate) async fn accept(
-    (socket, peer): (Socket, Peer),
+    wire: Wire,
     wanted: Streams,
     version: Version,
     idle: Duration,
 ) -> std::io::Result<Client> {
     let activity = Arc::new(Activity::new());
-    let (sink, stream) = socket.split();
-    let writer = Arc::new(Writer::new(sink, version.encoding, Arc::clone(&activity)));
+    let writer = Arc::new(Writer::new(wire.outgoing, version.encoding, Arc::clone(&activity)));
+    let stream = reader(wire.incoming).await;
     let sender = |channel| Sender::WebSocket(Arc::clone(&writer), channel);
     let senders = Senders {
         stdout: wanted.stdout.then(|| sender(STDOUT)),
@@ -73,12 +72,12 @@ pub(crate) async fn accept(
     first.send(&mut Chunk::of(&[])).await?;
     let shared = Arc::clone(&activity);
     let read = |router| read(stream, writer, version, router, shared);
-    Ok(Client::start(senders, wanted.stdin, peer, (activity, idle), read))
+    Ok(Client::start(senders, wanted.stdin, wire.peer, (activity, idle), read))
 }
 
 /// Reads until the client leaves or breaks the protocol.
 async fn read(
-    mut stream: SplitStream<Socket>,
+    mut stream: Socket,
     writer: Arc<Writer>,
     version: Version,
     mut router: Router,
@@ -87,8 +86,12 @@ async fn read(
     while let Some(message) = stream.next().await {
         activity.touch();
         let (code, reason) = match message {
-            Ok(Message::Ping(_) | Message::Pong(_)) => continue,
-            Ok(Message::Close(_)) => return,
+            Ok(Message::Ping(ping)) => match writer.pong(&ping).await {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            Ok(Message::Pong(_)) => continue,
+            Ok(Message::Close(_)) => return drop(writer.close().await),
             Ok(message) => match take(message, version, &mut router).await {
                 Taken::Yes => continue,
                 Taken::Left => return,

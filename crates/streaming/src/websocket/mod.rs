@@ -2,9 +2,11 @@
 //!
 //! [`channel`] is what exec and attach speak: the first byte (or, in base64 protocols, digit) of a message says which
 //! stream it belongs to. [`mod@tunnel`] makes a connection a stream of bytes, for SPDY to be spoken through it, which is how
-//! ports are forwarded. The protocol itself, masks and fragments and pings, is tungstenite's.
+//! ports are forwarded. Reading, with masks and fragments, is tungstenite's; what channels send is written by [`writer`],
+//! straight from the buffer it was read into.
 
 pub(crate) mod channel;
+mod frame;
 mod tunnel;
 mod writer;
 
@@ -13,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::http::{self, Head, Refusal};
-use crate::wire::{Both, Peer, Wire};
+use crate::wire::{Both, Incoming, Wire};
 
 pub(crate) use tunnel::tunnel;
 pub(crate) use writer::{Encoding, Writer};
@@ -42,15 +44,18 @@ pub(crate) fn negotiate<T: Copy>(
 }
 
 /// Switches to WebSocket with the protocol that was agreed upon.
-pub(crate) async fn switch(mut wire: Wire, head: &Head, protocol: &str) -> std::io::Result<(Socket, Peer)> {
+pub(crate) async fn switch(wire: &mut Wire, head: &Head, protocol: &str) -> std::io::Result<()> {
     let key = derive_accept_key(head.get("sec-websocket-key").unwrap_or_default().as_bytes());
     let headers = [("Sec-WebSocket-Accept", key.as_str()), ("Sec-WebSocket-Protocol", protocol)];
-    http::switch(&mut wire.outgoing, "websocket", &headers).await?;
-    Ok((raw(Both(wire.incoming, wire.outgoing)).await, wire.peer))
+    http::switch(&mut wire.outgoing, "websocket", &headers).await
 }
 
-/// The server's end of a WebSocket, after the switch.
-pub(crate) async fn raw(wire: Both) -> Socket {
+/// What arrives. Whoever reads has to answer pings and closes.
+async fn reader(wire: Incoming) -> Socket {
+    socket(Both(wire, Box::new(tokio::io::sink()))).await
+}
+
+async fn socket(wire: Both) -> Socket {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE))
         .max_frame_size(Some(MESSAGE))

@@ -6,13 +6,13 @@ use futures_util::{SinkExt, StreamExt, TryStreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
-use super::Socket;
+use super::socket;
 use super::writer::io_error;
-use crate::wire::{Peer, Wire};
+use crate::wire::{Both, Wire};
 
 /// Binary messages one after another are the bytes; where they begin and end means nothing.
-pub(crate) fn tunnel((socket, peer): (Socket, Peer)) -> Wire {
-    let (sink, stream) = socket.split();
+pub(crate) async fn tunnel(Wire { incoming, outgoing, peer }: Wire) -> Wire {
+    let (sink, stream) = socket(Both(incoming, outgoing)).await.split();
     let bytes = stream.map_err(io_error).try_filter_map(|message| {
         ready(Ok(match message {
             Message::Binary(bytes) => Some(bytes),

@@ -1,21 +1,20 @@
 //! Messages out, from whoever has something to send.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::SinkExt;
-use futures_util::stream::SplitSink;
 use tokio::sync::Mutex;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::Socket;
+use super::frame::{Head, Opcode};
 use crate::activity::Activity;
 use crate::chunk::{Chunk, ROOM};
+use crate::wire::{Frames, Outgoing};
 
 /// How a channel's bytes stand in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +27,9 @@ pub(crate) enum Encoding {
 
 /// The sending half of a connection.
 pub(crate) struct Writer {
-    sink: Mutex<SplitSink<Socket, Message>>,
+    frames: Mutex<Frames>,
+    /// The last frame was sent, or is being.
+    closed: AtomicBool,
     encoding: Encoding,
     activity: Arc<Activity>,
 }
@@ -40,38 +41,55 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(sink: SplitSink<Socket, Message>, encoding: Encoding, activity: Arc<Activity>) -> Self {
-        Self { sink: Mutex::new(sink), encoding, activity }
+    pub(crate) fn new(wire: Outgoing, encoding: Encoding, activity: Arc<Activity>) -> Self {
+        Self { frames: Mutex::new(Frames::new(wire)), closed: AtomicBool::new(false), encoding, activity }
     }
 
     /// Sends a chunk on a channel below 10.
     pub(crate) async fn data(&self, channel: u8, chunk: &mut Chunk) -> io::Result<()> {
-        let message = match self.encoding {
+        match self.encoding {
             Encoding::Binary => {
-                chunk.bytes[ROOM - 1] = channel;
-                Message::Binary(chunk.bytes.split().freeze().slice(ROOM - 1..))
+                let head = Head::new(Opcode::Binary, chunk.payload().len() + 1);
+                let mut start = [0; ROOM];
+                let length = head.bytes().len();
+                start[..length].copy_from_slice(head.bytes());
+                start[length] = channel;
+                self.write(&[chunk.behind(&start[..=length])]).await
             }
             Encoding::Base64 => {
                 let mut text = String::from(char::from(b'0' + channel));
                 STANDARD.encode_string(chunk.payload(), &mut text);
-                Message::text(text)
+                self.send(Opcode::Text, text.as_bytes()).await
             }
-        };
-        self.send(message).await
+        }
     }
 
-    async fn send(&self, message: Message) -> io::Result<()> {
-        self.sink.lock().await.send(message).await.map_err(io_error)?;
+    async fn send(&self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
+        self.write(&[Head::new(opcode, payload.len()).bytes(), payload]).await
+    }
+
+    async fn write(&self, parts: &[&[u8]]) -> io::Result<()> {
+        self.frames.lock().await.write(parts).await?;
         self.activity.touch();
         Ok(())
+    }
+
+    /// Answers a ping.
+    pub(super) async fn pong(&self, ping: &[u8]) -> io::Result<()> {
+        self.send(Opcode::Pong, ping).await
     }
 
     pub(crate) async fn close(&self) -> io::Result<()> {
         self.close_for(CloseCode::Normal, "").await
     }
 
+    /// Only the first close is sent. `reason` has at most 123 bytes.
     pub(crate) async fn close_for(&self, code: CloseCode, reason: &'static str) -> io::Result<()> {
-        self.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let payload = [&u16::from(code).to_be_bytes()[..], reason.as_bytes()].concat();
+        self.send(Opcode::Close, &payload).await
     }
 }
 
