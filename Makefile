@@ -35,6 +35,8 @@ test-root: build ## run the tests of single crates that need root
 	@hack/test root
 
 e2e: build ## run the end-to-end tests against target/bin
+	@hack/install workloads
+	@hack/workloads
 	@hack/test e2e
 
 kernels: build ## run the kernel-dependent tests in virtual machines with Debian's kernels

@@ -24,6 +24,8 @@ pub enum Error {
     Usage(String),
     #[error("{failed} check(s) failed: what to do is said beside each")]
     Node { failed: usize },
+    #[error("pod {pod} cannot be checkpointed or moved as it is")]
+    Obstacles { pod: String },
     #[error("cannot make a certificate for {name:?}")]
     Certificate { name: String, source: rcgen::Error },
     #[error("cannot write to standard output")]

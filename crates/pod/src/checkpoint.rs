@@ -29,6 +29,7 @@ use sys::Errno;
 use tokio::time::Instant;
 use tracing::{Instrument, debug_span};
 
+use crate::check::Obstacles;
 use crate::container::Container;
 use crate::driver::Request;
 use crate::error::{Class, Classify, LookupError};
@@ -70,6 +71,9 @@ pub enum CheckpointError {
         /// Its name.
         name: String,
     },
+    /// What its processes have.
+    #[error("a checkpoint cannot be taken: {0}")]
+    Obstacles(Obstacles),
     /// Its archive's name would be ambiguous.
     #[error(
         "container name {name:?} cannot be checkpointed: names must be unique, of letters, digits, - _ ."
@@ -130,9 +134,11 @@ impl Classify for CheckpointError {
         };
         match self {
             Self::Lookup(e) => e.class(),
-            Self::Refused(_) | Self::NoCriu | Self::UserNamespace | Self::SharedPids { .. } => {
-                Class::FailedPrecondition
-            }
+            Self::Refused(_)
+            | Self::NoCriu
+            | Self::UserNamespace
+            | Self::SharedPids { .. }
+            | Self::Obstacles(_) => Class::FailedPrecondition,
             Self::Containers { .. } | Self::Name { .. } | Self::Destination { .. } => Class::InvalidArgument,
             Self::File { source, .. } => of_errno(Some(sys::errno_of(source))),
             Self::Archive(e) => of_errno(e.errno()),

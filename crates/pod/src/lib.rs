@@ -25,6 +25,7 @@
 
 mod captures;
 mod cgroup;
+mod check;
 mod checkpoint;
 mod cni;
 mod container;
@@ -69,6 +70,7 @@ mod update;
 mod usage;
 
 pub use captures::Captures;
+pub use check::{CheckError, Obstacle, Obstacles};
 pub use checkpoint::CheckpointError;
 pub use cni::CniStatus;
 pub use container::{Container, Metadata, Status, User};

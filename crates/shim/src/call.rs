@@ -30,6 +30,7 @@ impl Pod {
             Call::UpdateResources(request) => self.update_resources(&request).map(Some),
             Call::Freeze(request) => self.freeze(asker, request),
             Call::Hold(_) => self.hold().map(Some),
+            Call::Check(request) => self.check(&request).map(Some),
             Call::Dump(request) => self.dump(asker, &request, fds),
             Call::Diff(request) => self.diff(asker, &request, fds),
             Call::Resume(request) => self.resume(&request).map(Some),

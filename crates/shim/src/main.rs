@@ -33,6 +33,7 @@ mod freezer;
 mod helper;
 mod init;
 mod log;
+mod obstacle;
 mod pod;
 mod poll;
 mod reaper;

@@ -24,7 +24,8 @@ pub fn signal_all(cgroup: &Cgroup, signal: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-fn processes(cgroup: &Cgroup) -> Result<Vec<Pid>, Errno> {
+/// The processes in it.
+pub fn processes(cgroup: &Cgroup) -> Result<Vec<Pid>, Errno> {
     let text = read(cgroup, "cgroup.procs")?;
     Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
 }

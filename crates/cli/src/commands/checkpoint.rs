@@ -5,14 +5,16 @@ use std::{
 };
 
 use api::cri::v1::{CheckpointPodRequest, ContainerState};
+use api::meridian::v1::{CheckRequest, Obstacle};
 use clap::Args;
 use tonic::Request;
 
 use super::Context;
 use crate::{
+    client::Node,
     duration,
     error::Error,
-    find, format,
+    find, format, json,
     output::{self, Format},
 };
 
@@ -22,16 +24,21 @@ pub struct Checkpoint {
     /// Give up, with the pod running, after this long
     #[arg(long, value_parser = duration::parse, default_value = "2m", value_name = "DURATION")]
     timeout: Duration,
+    /// Only tell what a checkpoint or a move of the pod would fail at; exit code 1 if there is anything
+    #[arg(long, conflicts_with = "directory")]
+    check: bool,
     /// The pod
     pod: String,
     /// The directory: made if missing, else it must be empty
-    directory: PathBuf,
+    #[arg(required_unless_present = "check")]
+    directory: Option<PathBuf>,
 }
 
 impl Checkpoint {
     pub async fn run(self, cx: &Context) -> Result<(), Error> {
         let mut node = cx.connect().await?;
         let pod = find::pod(&node, &self.pod).await?;
+        let Some(directory) = self.directory else { return check(cx, node, pod.id, &self.pod).await };
         let containers = find::containers(&node).await?;
         let runs = |c: &api::cri::v1::Container| c.state() == ContainerState::ContainerRunning;
         let own = containers.into_iter().filter(|c| c.pod_sandbox_id == pod.id && runs(c));
@@ -42,7 +49,7 @@ impl Checkpoint {
                 self.pod
             )));
         }
-        let (directory, made) = prepare(&self.directory)?;
+        let (directory, made) = prepare(&directory)?;
         let mut request = Request::new(CheckpointPodRequest {
             pod_sandbox_id: pod.id,
             output_path: directory.display().to_string(),
@@ -60,6 +67,34 @@ impl Checkpoint {
         }
         report(cx, &self.pod, &directory, begun.elapsed())
     }
+}
+
+/// What `--check` tells.
+async fn check(cx: &Context, mut node: Node, pod_id: String, name: &str) -> Result<(), Error> {
+    let asked = node.meridian.check(CheckRequest { pod_id }).await;
+    let found = asked.map_err(Error::refused(format!("check pod {name}")))?.into_inner();
+    match cx.output {
+        Format::Json => output::json(&json::message("meridian.v1.CheckResponse", &found))?,
+        Format::Text if found.obstacles.is_empty() => {
+            output::print(format_args!("{name} can be checkpointed and moved\n"))?;
+        }
+        Format::Text => {
+            for obstacle in &found.obstacles {
+                output::print(format_args!("{}\n", describe(obstacle)))?;
+            }
+        }
+    }
+    if found.obstacles.is_empty() { Ok(()) } else { Err(Error::Obstacles { pod: name.to_owned() }) }
+}
+
+fn describe(Obstacle { container, pid, process, what, cure }: &Obstacle) -> String {
+    let whose = match (container.as_str(), pid) {
+        ("", _) => "the pod".to_owned(),
+        (container, 0) => format!("container {container}"),
+        (container, pid) => format!("process {pid} ({process}) of container {container}"),
+    };
+    let cure = if cure.is_empty() { String::new() } else { format!(": {cure}") };
+    format!("{whose} has {what}{cure}")
 }
 
 fn report(cx: &Context, pod: &str, directory: &Path, took: Duration) -> Result<(), Error> {

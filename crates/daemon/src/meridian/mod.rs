@@ -1,5 +1,6 @@
 //! `meridian.v1`: what the meridian command asks for beyond CRI. One file per RPC; here only the dispatch.
 
+mod check;
 mod diagnose;
 mod import_image;
 mod inspect_checkpoint;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 
 use api::meridian::v1::meridian_server;
 use api::meridian::v1::{
-    DiagnoseRequest, DiagnoseResponse, ImportImageRequest, ImportImageResponse, InspectCheckpointRequest,
-    InspectCheckpointResponse, MigrateRequest, NamespacesRequest, NamespacesResponse, ProbeRequest,
-    ProbeResponse,
+    CheckRequest, CheckResponse, DiagnoseRequest, DiagnoseResponse, ImportImageRequest, ImportImageResponse,
+    InspectCheckpointRequest, InspectCheckpointResponse, MigrateRequest, NamespacesRequest,
+    NamespacesResponse, ProbeRequest, ProbeResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -77,5 +78,9 @@ impl meridian_server::Meridian for Meridian {
         request: Request<InspectCheckpointRequest>,
     ) -> Result<Response<InspectCheckpointResponse>, Status> {
         Ok(Response::new(inspect_checkpoint::inspect_checkpoint(request.into_inner()).await?))
+    }
+
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(check::check(&self.node.pods, request.get_ref()).await?))
     }
 }

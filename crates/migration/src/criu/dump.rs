@@ -9,7 +9,7 @@ use sys::namespace::Kind as NamespaceKind;
 
 use super::rpc::{CgroupMode, Kind, NetworkLock, Options, PageServer, Request};
 use super::session::{Place, Session, Verdict};
-use super::{Criu, CriuError, DumpStats, log, stats};
+use super::{Criu, CriuError, DumpStats, log, mend, stats};
 
 /// CRIU's log of a dump, in the images directory; checkpointctl knows the name.
 pub const LOG: &str = "dump.log";
@@ -79,6 +79,8 @@ pub fn dump(options: &DumpOptions<'_>, cut: &mut dyn FnMut() -> bool) -> Result<
     if !response.success {
         return Err(CriuError::Failed(log::last_errors(options.images, LOG)).into());
     }
+    mend::mend(options.images)
+        .map_err(|error| CriuError::Step { step: "mend the images", source: sys::errno_of(&error) })?;
     match rustix::fs::unlinkat(options.images, OWN_CLOCKS, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(stats::read(options.images)),
         Err(errno) => Err(CriuError::Step { step: "unlink timens-0.img", source: errno }.into()),

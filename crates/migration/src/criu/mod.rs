@@ -21,10 +21,12 @@
 
 mod dump;
 mod log;
+mod mend;
 mod restore;
 mod rpc;
 mod session;
 mod stats;
+mod wire;
 
 use std::io;
 use std::os::fd::BorrowedFd;

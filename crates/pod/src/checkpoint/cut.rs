@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument, debug_span};
 
 use super::{CheckpointError, Subject, Work};
+use crate::check::{Obstacles, obstacles};
 use crate::container::Container;
 use crate::pod::Pod;
 use crate::shim::{CallError, Client};
@@ -52,6 +53,11 @@ struct Pieces {
 /// Captures `subject` into `work`. The pod runs when this returns, whatever came of it.
 pub(super) async fn take(subject: &Subject, work: &Work) -> Result<Cut, CheckpointError> {
     let client = subject.pod.client().ok_or_else(|| gone(&subject.pod))?;
+    let found = obstacles(client, &subject.containers).await;
+    let found = found.map_err(|source| failed("check", subject.pod.id.to_string(), source))?;
+    if !found.is_empty() {
+        return Err(CheckpointError::Obstacles(Obstacles(found)));
+    }
     let pieces: Vec<_> = subject.containers.iter().map(|c| Pieces::new(work, c)).collect::<Result<_, _>>()?;
     let shm = if subject.pod.node_ipc() { None } else { Some(file(work, "shm")?) };
     let mut dumps = start_dumps(subject, client, &pieces).instrument(debug_span!("begin dumps")).await?;

@@ -22,6 +22,7 @@ use api::id::PodId;
 use migration::transport::{Failure, FailureKind};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use crate::check::Obstacles;
 use crate::error::{Class, Classify, LookupError};
 use crate::node::make_dir;
 use crate::pod::Pod;
@@ -63,6 +64,22 @@ pub enum MoveError {
         /// What of it.
         reason: String,
     },
+    /// What its processes have.
+    #[error("pod {pod} cannot be moved: {obstacles}")]
+    Obstacles {
+        /// Which.
+        pod: PodId,
+        /// What, and the cures.
+        obstacles: Obstacles,
+    },
+    /// Its shim does not tell.
+    #[error("look at the processes of pod {pod}")]
+    Shim {
+        /// Which.
+        pod: PodId,
+        /// Why.
+        source: CallError,
+    },
     /// It ended meanwhile.
     #[error("pod {0} ended")]
     Gone(PodId),
@@ -72,6 +89,7 @@ impl Classify for MoveError {
     fn class(&self) -> Class {
         match self {
             Self::Lookup(error) => error.class(),
+            Self::Shim { source, .. } => source.class(),
             _ => Class::FailedPrecondition,
         }
     }

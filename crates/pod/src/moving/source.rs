@@ -20,6 +20,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use super::{
     HELD, MoveError, called, failure, images_dir, io_failure, make_images, remove_images, temporary,
 };
+use crate::check::{Obstacles, obstacles};
 use crate::container::Container;
 use crate::driver::Request;
 use crate::pod::Pod;
@@ -78,6 +79,7 @@ impl Pods {
         pod.containers =
             running.map(|c| Leaving { descriptors: descriptors(c), container: Arc::clone(c) }).collect();
         pod.check()?;
+        pod.check_processes().await?;
         Ok(pod)
     }
 }
@@ -111,6 +113,19 @@ impl MovingPod {
             return unsupported("it is on the node's network: run it with network mode POD".into());
         }
         Ok(())
+    }
+
+    /// The same of what its processes have.
+    async fn check_processes(&self) -> Result<(), MoveError> {
+        let pod = self.handle.id();
+        let containers: Vec<_> =
+            self.containers.iter().map(|leaving| Arc::clone(&leaving.container)).collect();
+        let found = obstacles(&self.client, &containers).await;
+        let found = found.map_err(|source| MoveError::Shim { pod: pod.clone(), source })?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(MoveError::Obstacles { pod: pod.clone(), obstacles: Obstacles(found) })
     }
 
     fn pod(&self) -> &Pod {

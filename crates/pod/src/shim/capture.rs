@@ -8,6 +8,14 @@ use api::shim::v1::{self as shim, request::Call, response};
 use super::client::{CallError, Client, PROMPT, Pending};
 
 impl Client {
+    /// What a dump of these containers would fail at or lose.
+    pub(crate) async fn check(&self, ids: Vec<String>) -> Result<Vec<shim::Obstacle>, CallError> {
+        match self.call(Call::Check(shim::CheckRequest { ids }), &[], PROMPT).await?.0 {
+            response::Result::Check(checked) => Ok(checked.obstacles),
+            _ => Err(CallError::Protocol("check")),
+        }
+    }
+
     /// Freezes these containers at one instant, when their pending dumps are ready.
     pub(crate) async fn freeze(
         &self,
