@@ -162,6 +162,6 @@ func TestImageConfigurations(t *testing.T) {
 	for _, path := range []string{"relative", "../../..", "/../../etc", "/proc/self/fd/7", "/proc/self/cwd", "/a\x00b", "/a\nb", repeated(5000)} {
 		rows = append(rows, booted(fmt.Sprintf("in the directory %.40q", path), nil, working(path), either))
 	}
-	rows = append(rows, booted("in a directory that links to the node", func(s *scene) []entry { return []entry{symlink("work", s.canary)} }, working("/work/new"), either))
+	rows = append(rows, booted("in a directory that links to the node", func(s *scene) []entry { return []entry{symlink("job", s.canary)} }, working("/job/new"), either))
 	run(t, rows)
 }
