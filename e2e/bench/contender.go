@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -61,10 +60,7 @@ func (s *stage) startRegistry(context.Context) (err error) {
 	if s.directory, err = os.MkdirTemp("", "meridian-bench-"); err != nil {
 		return err
 	}
-	command := exec.Command(filepath.Join(node.Top(), "hack/registry"), "start", "bench-"+lab.Name())
-	command.Stderr = os.Stderr
-	output, err := command.Output()
-	s.registry = strings.TrimSpace(string(output))
+	s.registry, err = lab.ServeImages("start", "bench")
 	return err
 }
 
@@ -130,7 +126,8 @@ func (s *stage) close() error {
 		_ = s.containerd.Wait()
 	}
 	if s.registry != "" {
-		errs = append(errs, exec.Command(filepath.Join(node.Top(), "hack/registry"), "stop", "bench-"+lab.Name()).Run())
+		_, err := lab.ServeImages("stop", "bench")
+		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, os.RemoveAll(s.directory))...)
 }

@@ -76,14 +76,7 @@ func run(critest string) (code int, err error) {
 
 // registry serves critest's images.
 func registry(action string) (string, error) {
-	command := exec.Command(filepath.Join(node.Top(), "hack/registry"), action, "critest-"+lab.Name())
-	command.Env = append(os.Environ(), "MERIDIAN_REGISTRY_STORE="+filepath.Join(node.Cache(), "critest-registry"))
-	command.Stderr = os.Stderr
-	output, err := command.Output()
-	if err != nil {
-		return "", fmt.Errorf("hack/registry %s: %w", action, err)
-	}
-	return strings.TrimSpace(string(output)), nil
+	return lab.ServeImages(action, "critest", "MERIDIAN_REGISTRY_STORE="+filepath.Join(node.Cache(), "critest-registry"))
 }
 
 // runs lists the number of workers of each run.

@@ -16,6 +16,9 @@ import (
 // Gateway is the world's own address on the bridge, and the nodes' default route.
 const Gateway = "198.18.0.1"
 
+// Reachable lets hack/registry listen where the nodes reach it.
+const Reachable = "MERIDIAN_REGISTRY_HOST=" + Gateway
+
 // Address is the address of the node with a number from 2 to 254.
 func Address(host int) string { return fmt.Sprintf("198.18.0.%d", host) }
 

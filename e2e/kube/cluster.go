@@ -211,7 +211,7 @@ func (c *Cluster) Stop() error {
 		errs = append(errs, c.plane[i].Kill()) // nothing of it is kept
 	}
 	if c.Registry != "" {
-		_, err := c.registry("stop")
+		_, err := lab.ServeImages("stop", "kube")
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, fabric.Down(), os.RemoveAll(c.directory))...)
@@ -224,7 +224,7 @@ func (c *Cluster) Kubeconfig() string { return c.authority.path("admin.conf") }
 func (c *Cluster) Logs() string { return c.directory }
 
 func (c *Cluster) startRegistry() (err error) {
-	if c.Registry, err = c.registry("start"); err != nil {
+	if c.Registry, err = lab.ServeImages("start", "kube", fabric.Reachable); err != nil {
 		return err
 	}
 	directory := filepath.Join(c.Hosts(), Registry)
@@ -234,17 +234,6 @@ func (c *Cluster) startRegistry() (err error) {
 
 // Hosts is a directory in the layout of containerd's certs.d that gives Registry's name to the cluster's registry.
 func (c *Cluster) Hosts() string { return filepath.Join(c.directory, "hosts") }
-
-func (c *Cluster) registry(action string) (string, error) {
-	command := exec.Command(filepath.Join(node.Top(), "hack/registry"), action, "kube-"+lab.Name())
-	command.Env = append(os.Environ(), "MERIDIAN_REGISTRY_HOST="+fabric.Gateway)
-	command.Stderr = os.Stderr
-	output, err := command.Output()
-	if err != nil {
-		return "", fmt.Errorf("hack/registry %s: %w", action, err)
-	}
-	return strings.TrimSpace(string(output)), nil
-}
 
 // Environment is what kubectl needs to reach the cluster from inside the world.
 func (c *Cluster) Environment() []string {

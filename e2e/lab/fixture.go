@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,11 +34,11 @@ func inside(m *testing.M, options node.Options) (code int, err error) {
 	}
 	if os.Getenv(archives) != "" {
 		registry = "localhost"
-	} else if registry, err = hack("registry", "start", "lab-"+Name()); err != nil {
+	} else if registry, err = ServeImages("start", "lab"); err != nil {
 		return 1, err
 	} else {
 		defer func() {
-			_, stop := hack("registry", "stop", "lab-"+Name())
+			_, stop := ServeImages("stop", "lab")
 			err = errors.Join(err, stop)
 		}()
 	}
@@ -74,16 +73,6 @@ func warmUp(ctx context.Context) error {
 		return fmt.Errorf("the first pod: %w\n%s", err, shared.Tail(20))
 	}
 	return errors.Join(shared.StopPodSandbox(ctx, id), shared.RemovePodSandbox(ctx, id))
-}
-
-func hack(script string, arguments ...string) (string, error) {
-	command := exec.Command(filepath.Join(node.Top(), "hack", script), arguments...)
-	command.Stderr = os.Stderr
-	output, err := command.Output()
-	if err != nil {
-		return "", fmt.Errorf("hack/%s %s: %w", script, strings.Join(arguments, " "), err)
-	}
-	return strings.TrimSpace(string(output)), nil
 }
 
 // NewNode prepares a node of this world. Its directory lies on the disk, where overlay upper layers work.

@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"meridian.dev/e2e/fabric"
@@ -105,7 +104,8 @@ func (p *Pair) Stop() error {
 		errs = append(errs, n.Node.Stop(), fabric.Unplug(n.plug), os.RemoveAll(n.Dir))
 	}
 	if p.Registry != "" {
-		errs = append(errs, registry("stop"))
+		_, err := lab.ServeImages("stop", "pair")
+		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, fabric.Down(), os.RemoveAll(p.directory))...)
 }
@@ -121,9 +121,8 @@ func (p *Pair) Other(n *Node) *Node {
 // Reference is how an image of hack/images is called in the pair's registry.
 func (p *Pair) Reference(image string) string { return p.Registry + "/meridian/" + image }
 
-func (p *Pair) startRegistry() error {
-	address, err := registryOutput("start")
-	p.Registry = address
+func (p *Pair) startRegistry() (err error) {
+	p.Registry, err = lab.ServeImages("start", "pair", fabric.Reachable)
 	return err
 }
 
@@ -165,22 +164,6 @@ func (p *Pair) extra(name, listen string) string {
 	return fmt.Sprintf("[image]\ninsecure = [%q]\n\n[peer]\nlisten = %q\nca = %q\ncertificate = %q\nkey = %q\n",
 		p.Registry, listen, filepath.Join(p.pki(), "ca.crt"),
 		filepath.Join(p.pki(), name+".crt"), filepath.Join(p.pki(), name+".key"))
-}
-
-func registry(action string) error {
-	_, err := registryOutput(action)
-	return err
-}
-
-func registryOutput(action string) (string, error) {
-	command := exec.Command(filepath.Join(node.Top(), "hack/registry"), action, "pair-"+lab.Name())
-	command.Env = append(os.Environ(), "MERIDIAN_REGISTRY_HOST="+fabric.Gateway)
-	command.Stderr = os.Stderr
-	output, err := command.Output()
-	if err != nil {
-		return "", fmt.Errorf("hack/registry %s: %w", action, err)
-	}
-	return strings.TrimSpace(string(output)), nil
 }
 
 // Result is what `meridian migrate --output json` prints: meridian.v1.MigrateResult.
