@@ -54,9 +54,6 @@ pub(crate) fn parse(text: &str) -> Result<Parts<'_>, GrammarError> {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         _ => (rest, None),
     };
-    if name.len() > LONGEST_NAME {
-        return Err(GrammarError::Length);
-    }
     let (host, path) = split_host(name);
     if !is_host(host) {
         return Err(GrammarError::Host);
@@ -69,6 +66,10 @@ pub(crate) fn parse(text: &str) -> Result<Parts<'_>, GrammarError> {
     }
     let official = host == DEFAULT_HOST && !path.contains('/');
     let repository = if official { format!("library/{path}") } else { path.to_owned() };
+    // With what was supplied: what is accepted must be a name again as it is stored.
+    if host.len() + 1 + repository.len() > LONGEST_NAME {
+        return Err(GrammarError::Length);
+    }
     Ok(Parts { host, repository, tag, digest })
 }
 
@@ -157,6 +158,8 @@ mod tests {
         }
         assert!(parse(&format!("a:{}", "t".repeat(128))).is_ok());
         assert_eq!(parse(&format!("a:{}", "t".repeat(129))), Err(GrammarError::Tag));
-        assert_eq!(parse(&"a".repeat(256)), Err(GrammarError::Length));
+        let room = LONGEST_NAME - "docker.io/library/".len();
+        assert!(parse(&"a".repeat(room)).is_ok());
+        assert_eq!(parse(&"a".repeat(room + 1)), Err(GrammarError::Length));
     }
 }
